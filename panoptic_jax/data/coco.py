@@ -1,0 +1,212 @@
+"""A COCO-panoptic folder as a source of examples, checked for completeness before any work.
+
+Layout: `annotations/panoptic_{split}.json`, `annotations/panoptic_{split}/*.png`,
+`annotations/captions_{split}.json` and `{split}/*.jpg`. Any split name and any category list of up
+to 254 will do. Cropping, resizing and encoding are `prepare.py`'s.
+"""
+
+import collections
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+from absl import logging
+from etils import epath
+from PIL import Image
+
+from panoptic_jax.data import panoptic_png
+from panoptic_jax.data.categories import remap
+from panoptic_jax.data.example import Category, Example
+
+
+class CocoPanoptic:
+    """The captioned images of one split, in the order of the panoptic JSON; random access.
+
+    Images without a caption are left out (the log says how many). Crowd segments keep their
+    category and have no instance number.
+
+    Attributes:
+      categories: From the panoptic JSON, ids within 1..254.
+      source_ids: {our category id: the JSON's}.
+      num_captions: (n,) int64, captions per image.
+      description: What determines the examples, JSON-able: hashes of both JSONs, split, count. The
+        pictures themselves are not hashed.
+
+    Raises:
+      FileNotFoundError: a JSON, image or PNG is missing; names the first and how to get it.
+      ValueError: a JSON is not what it should be.
+    """
+
+    def __init__(self, root: str, split: str, limit: int = 0) -> None:
+        self._root, self._split = epath.Path(root), split
+        annotations = self._root / 'annotations'
+        if not root or not annotations.exists():
+            raise FileNotFoundError(
+                f'data.root is {root!r}, which has no folder annotations/; it must be the folder '
+                "into which COCO's zip files were unpacked."
+            )
+        panoptic_path = annotations / f'panoptic_{split}.json'
+        archive = f'panoptic_annotations_trainval2017.zip inside {self._root}'
+        panoptic, panoptic_hash = _read_json(
+            panoptic_path, ('images', 'annotations', 'categories'), f'unzip {archive}'
+        )
+        captions_path = _captions_path(annotations, split)
+        captions, captions_hash = _read_json(
+            captions_path,
+            ('annotations',),
+            f'unzip annotations_trainval2017.zip inside {self._root}',
+        )
+
+        self.categories, self._category_ids = _categories(panoptic['categories'], panoptic_path)
+        self.source_ids = {ours: theirs for theirs, ours in self._category_ids.items()}
+        self._things = frozenset(entry.id for entry in self.categories if entry.is_thing)
+        self._captions = collections.defaultdict(list)
+        for annotation in captions['annotations']:
+            # Line breaks and double spaces occur; an empty caption would mean the dropped text.
+            if caption := ' '.join(annotation['caption'].split()):
+                self._captions[annotation['image_id']].append(caption)
+        if not self._captions:
+            raise ValueError(
+                f'{captions_path} holds no captions; training needs at least one per image: use '
+                "COCO's captions file of the same split."
+            )
+
+        self._files = {image['id']: image['file_name'] for image in panoptic['images']}
+        annotated = panoptic['annotations']
+        _check_ids(annotated, self._files, panoptic_path)
+        self._annotations = [entry for entry in annotated if entry['image_id'] in self._captions]
+        if without := len(annotated) - len(self._annotations):
+            logging.info('%d of %d images of %s have no caption.', without, len(annotated), split)
+        if not self._annotations:
+            raise ValueError(
+                f'None of the {len(annotated)} images of {panoptic_path} has a caption in '
+                f'{captions_path}; both must be of the same split.'
+            )
+        if limit:
+            self._annotations = self._annotations[:limit]
+        self.num_captions = np.array(
+            [len(self._captions[entry['image_id']]) for entry in self._annotations]
+        )
+        self._png_folder = annotations / f'panoptic_{split}'
+        self._image_folder = self._root / split
+        _check_complete(
+            self._png_folder,
+            [entry['file_name'] for entry in self._annotations],
+            f'unzip annotations/panoptic_{split}.zip inside {annotations}',
+        )
+        _check_complete(
+            self._image_folder,
+            [self._files[entry['image_id']] for entry in self._annotations],
+            f'unzip {split}.zip inside {self._root}',
+        )
+        self.description = {
+            'source': 'coco',
+            'split': split,
+            'count': len(self._annotations),
+            'panoptic_sha256': panoptic_hash,
+            'captions_sha256': captions_hash,
+        }
+
+    def __len__(self) -> int:
+        return len(self._annotations)
+
+    def __getitem__(self, index: int) -> Example:
+        """The picture with its maps, at full size.
+
+        Raises:
+          ValueError: a picture is unreadable, or does not fit its annotation.
+        """
+        entry = self._annotations[index]
+        image_path = self._image_folder / self._files[entry['image_id']]
+        png_path = self._png_folder / entry['file_name']
+        image, colours = _read_picture(image_path), _read_picture(png_path)
+        if image.shape != colours.shape:
+            raise ValueError(
+                f'{image_path} has {image.shape[1]}x{image.shape[0]} pixels and {png_path} '
+                f'{colours.shape[1]}x{colours.shape[0]}; both must be originals of one release.'
+            )
+        try:
+            category, instance = panoptic_png.to_maps(
+                panoptic_png.segment_ids(colours),
+                entry['segments_info'],
+                self._category_ids,
+                self._things,
+            )
+        except ValueError as error:
+            raise ValueError(f'{png_path}: {error}') from error
+        captions = list(self._captions[entry['image_id']])
+        return Example(image, category, instance, captions, entry['image_id'])
+
+
+def _captions_path(annotations: epath.Path, split: str) -> epath.Path:
+    """The split's captions file; one with something after the split's name will do."""
+    path = annotations / f'captions_{split}.json'
+    if path.exists():
+        return path
+    others = sorted(annotations.glob(f'captions_{split}*.json'))
+    if len(others) > 1:
+        raise ValueError(
+            f'{annotations} holds {", ".join(other.name for other in others)}; rename the one to '
+            f'use to {path.name}.'
+        )
+    return others[0] if others else path
+
+
+def _read_json(path: epath.Path, keys: tuple[str, ...], fix: str) -> tuple[dict[str, Any], str]:
+    """Content and SHA-256 of a JSON file that must have these keys."""
+    if not path.exists():
+        raise FileNotFoundError(f'{path} is missing; {fix}.')
+    text = path.read_bytes()
+    try:
+        content = json.loads(text)
+        lacking = [key for key in keys if key not in content]
+    except ValueError as error:
+        raise ValueError(f'{path} is not valid JSON ({error}); {fix} again.') from error
+    if lacking:
+        raise ValueError(f'{path} lacks {lacking[0]!r}; it must be an annotation file of COCO.')
+    return content, hashlib.sha256(text).hexdigest()
+
+
+def _categories(
+    entries: list[dict[str, Any]], path: epath.Path
+) -> tuple[tuple[Category, ...], dict[int, int]]:
+    try:
+        return remap(
+            [Category(entry['id'], entry['name'], bool(entry['isthing'])) for entry in entries]
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"{path}: an entry of 'categories' lacks {error}; each needs id, name and isthing."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+
+
+def _check_ids(annotated: list[dict[str, Any]], files: dict[int, str], path: epath.Path) -> None:
+    unknown = [entry['image_id'] for entry in annotated if entry['image_id'] not in files]
+    if unknown:
+        raise ValueError(
+            f'{path}: {len(unknown)} annotations, the first of image {unknown[0]}, have no entry '
+            "in 'images'; restore the original file."
+        )
+
+
+def _check_complete(folder: epath.Path, names: list[str], fix: str) -> None:
+    # One listing rather than a question per file: 118,287 of them on a network disk take long.
+    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if missing := sorted(set(names) - present):
+        raise FileNotFoundError(
+            f'{folder} lacks {len(missing)} of {len(names)} files, the first {missing[0]}; {fix}.'
+        )
+
+
+def _read_picture(path: epath.Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB; grey pictures get three equal channels."""
+    try:
+        with path.open('rb') as file, Image.open(file) as picture:
+            return np.array(picture.convert('RGB'))
+    except OSError as error:
+        raise ValueError(
+            f'{path} cannot be read as a picture ({error}); unpack it from its zip file again.'
+        ) from error

@@ -1,0 +1,151 @@
+"""`manifest.json`: what a prepared folder holds, and whether it is the data that a run needs.
+
+Preparation writes its plan as `prepare.json` first and as `manifest.json` last, so a folder without
+the latter is unfinished. What the plan says is decided in `prepare.py`.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+FORMAT = 1  # of the manifest and the records
+
+# Fields of config.data and where the manifest keeps what they were at preparation.
+_CONFIG_FIELDS = {
+    'autoencoder': 'autoencoder.name',
+    'text': 'text.name',
+    'text_tokens': 'text.tokens',
+    'text_features': 'text.features',
+    'void_wins': 'void_wins',
+}
+
+
+def open_manifest(data_dir: str) -> dict[str, Any]:
+    """Reads the manifest of a finished folder.
+
+    Raises:
+      FileNotFoundError: nothing is prepared there, or the preparation has not finished.
+      ValueError: the manifest is of another version.
+    """
+    directory = epath.Path(data_dir)
+    if not (directory / 'manifest.json').exists():
+        unfinished = (directory / 'prepare.json').exists()
+        raise FileNotFoundError(
+            f'data.dir is {str(data_dir)!r}, '
+            + ('whose preparation has not finished' if unfinished else 'which has no manifest.json')
+            + '; run --mode=prepare with the same config first.'
+        )
+    manifest = json.loads((directory / 'manifest.json').read_text())
+    if manifest['format'] != FORMAT:
+        raise ValueError(
+            f'{directory / "manifest.json"} has format {manifest["format"]}, but this version '
+            f'reads {FORMAT}; run --mode=prepare into another data.dir.'
+        )
+    return manifest
+
+
+def check_manifest(manifest: Mapping[str, Any], **expected: Any) -> None:
+    """Refuses data that do not fit the config.
+
+    Args:
+      manifest: From `open_manifest`.
+      **expected: Fields of config.data that the run depends on: any of `autoencoder`, `text`,
+        `text_tokens`, `text_features`, `void_wins`.
+
+    Raises:
+      ValueError: naming every field that differs, with both values.
+    """
+    found = _leaves(manifest)
+    differences = [
+        f'data.{field} is {value!r} but the data have {found[_CONFIG_FIELDS[field]]!r}'
+        for field, value in expected.items()
+        if found[_CONFIG_FIELDS[field]] != value
+    ]
+    if differences:
+        raise ValueError(
+            f'The prepared data do not fit the config: {", ".join(differences)}; change the config '
+            'or run --mode=prepare into another data.dir.'
+        )
+
+
+def begin(data_dir: str, plan: Mapping[str, Any]) -> bool:
+    """Claims a folder for a plan, or takes up unfinished work of the same plan.
+
+    Returns:
+      Whether there is work to do: False if the folder is finished.
+
+    Raises:
+      ValueError: the folder holds anything but this plan's work.
+    """
+    directory = epath.Path(data_dir)
+    for name in ('manifest.json', 'prepare.json'):
+        if not (directory / name).exists():
+            continue
+        found = json.loads((directory / name).read_text())
+        if found['fingerprint'] != plan['fingerprint']:
+            raise ValueError(
+                f'data.dir {str(data_dir)!r} holds data that were prepared differently '
+                f'({_differences(found, plan)}); choose another data.dir or delete this one.'
+            )
+        if name == 'manifest.json':
+            logging.info('%s is finished already: %s.', data_dir, _counts(plan))
+            return False
+        logging.info('Going on with the unfinished preparation in %s.', data_dir)
+        return True
+    if directory.exists() and any(path.suffix != '.tmp' for path in directory.iterdir()):
+        raise ValueError(
+            f'data.dir {str(data_dir)!r} is not empty and no preparation was started there; choose '
+            'another data.dir or empty it.'
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(directory / 'prepare.json', plan)
+    return True
+
+
+def finish(data_dir: str, plan: Mapping[str, Any]) -> None:
+    """Declares the folder complete: its plan becomes the manifest."""
+    directory = epath.Path(data_dir)
+    _write(directory / 'manifest.json', plan)
+    (directory / 'prepare.json').unlink()
+    logging.info('%s is finished: %s.', data_dir, _counts(plan))
+
+
+def _write(path: epath.Path, content: Mapping[str, Any]) -> None:
+    unfinished = path.with_name(path.name + '.tmp')
+    unfinished.write_text(json.dumps(content, indent=1) + '\n')
+    unfinished.rename(path)
+
+
+def _counts(plan: Mapping[str, Any]) -> str:
+    return ', '.join(
+        f'{split} {sizes["images"]} images and {sizes["captions"]} captions'
+        for split, sizes in plan['splits'].items()
+    )
+
+
+def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """At most four differing leaves of two nested dicts."""
+    there, here = _leaves(found), _leaves(expected)
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    names.remove('fingerprint')
+    return ', '.join(
+        f'{name}: {_brief(there.get(name))} there, {_brief(here.get(name))} in this config'
+        for name in names[:4]
+    )
+
+
+def _brief(value: Any) -> str:
+    return text if len(text := repr(value)) <= 50 else text[:47] + '...'
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    leaves = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves.update(_leaves(value, f'{prefix}{key}.'))
+        else:
+            leaves[prefix + key] = value
+    return leaves
