@@ -1,0 +1,132 @@
+"""TAESD, the tiny autoencoder for Stable Diffusion 1 latents (madebyollin, MIT), in linen.
+
+Reads safetensors files with the key names of diffusers' `AutoencoderTiny`. Latents are the plain,
+unscaled ones; their standard deviation on photographs is about 0.75, so the scale is 1.
+"""
+
+import hashlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from etils import epath
+
+LATENT_CHANNELS = 4
+_WIDTH = 64
+_ENCODER_BLOCKS = (1, 3, 3, 3)  # per resolution, from 256 px down to 32
+_DECODER_BLOCKS = (3, 3, 3, 1)
+
+
+def _conv(features: int, name: str, stride: int = 1, use_bias: bool = True) -> nn.Conv:
+    """3x3 with torch's padding: 'SAME' would shift the window where the stride is 2."""
+    return nn.Conv(features, (3, 3), stride, padding=((1, 1), (1, 1)), use_bias=use_bias, name=name)
+
+
+class Block(nn.Module):
+    """Three convolutions and a skip connection: (B, h, w, 64) to the same shape."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = nn.relu(_conv(_WIDTH, 'conv.0')(x))
+        y = nn.relu(_conv(_WIDTH, 'conv.2')(y))
+        return nn.relu(x + _conv(_WIDTH, 'conv.4')(y))
+
+
+class Encoder(nn.Module):
+    """(B, 8h, 8w, 3) in [-1, 1] to latents (B, h, w, 4)."""
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        x = (image + 1) / 2
+        layer = 0
+        for level, blocks in enumerate(_ENCODER_BLOCKS):
+            first = level == 0
+            x = _conv(_WIDTH, f'layers.{layer}', stride=1 if first else 2, use_bias=first)(x)
+            for i in range(layer + 1, layer + 1 + blocks):
+                x = Block(name=f'layers.{i}')(x)
+            layer += 1 + blocks
+        return _conv(LATENT_CHANNELS, f'layers.{layer}')(x)
+
+
+class Decoder(nn.Module):
+    """Latents (B, h, w, 4) to (B, 8h, 8w, 3), in [-1, 1] but for overshoot."""
+
+    @nn.compact
+    def __call__(self, latents: jax.Array) -> jax.Array:
+        x = 3 * jnp.tanh(latents / 3)
+        x = nn.relu(_conv(_WIDTH, 'layers.0')(x))
+        layer = 2  # layer 1 is the ReLU
+        for level, blocks in enumerate(_DECODER_BLOCKS):
+            for i in range(layer, layer + blocks):
+                x = Block(name=f'layers.{i}')(x)
+            layer += blocks
+            if level < len(_DECODER_BLOCKS) - 1:
+                x = x.repeat(2, axis=1).repeat(2, axis=2)
+                x = _conv(_WIDTH, f'layers.{layer + 1}', use_bias=False)(x)
+                layer += 2
+        return 2 * _conv(3, f'layers.{layer}')(x) - 1
+
+
+def load(path: str) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Reads weights.
+
+    Args:
+      path: A safetensors file with keys such as 'encoder.layers.1.conv.0.weight'.
+
+    Returns:
+      Parameters of `Encoder` and of `Decoder` (float32), and the file's SHA-256.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: the file lacks a weight, holds one too many or one of another shape.
+    """
+    if not path or not epath.Path(path).exists():
+        raise FileNotFoundError(
+            f'data.autoencoder_weights is {path!r}, and there is no such file; give the path of '
+            "TAESD's safetensors (diffusion_pytorch_model.safetensors of madebyollin/taesd)."
+        )
+    content = epath.Path(path).read_bytes()
+    weights = safetensors.numpy.load(content)
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    latents = jax.ShapeDtypeStruct((1, 8, 8, LATENT_CHANNELS), jnp.float32)
+    trees = {}
+    for name, network, example in (('encoder', Encoder(), image), ('decoder', Decoder(), latents)):
+        shapes = jax.eval_shape(network.init, jax.random.key(0), example)['params']
+
+        def pick(key_path: tuple, leaf: jax.ShapeDtypeStruct, name: str = name) -> np.ndarray:
+            *modules, kind = (entry.key for entry in key_path)
+            key = '.'.join([name, *modules, {'kernel': 'weight', 'bias': 'bias'}[kind]])
+            if key not in weights:
+                raise ValueError(
+                    f"{path} lacks {key!r}; it must be TAESD's whole file, as diffusers names keys."
+                )
+            value = weights.pop(key).astype(np.float32)
+            if kind == 'kernel':
+                value = value.transpose(2, 3, 1, 0)  # torch's OIHW
+            if value.shape != leaf.shape:
+                raise ValueError(
+                    f'{path}: {key!r} has shape {value.shape} (height, width, in, out) where TAESD '
+                    f'has {leaf.shape}; it must be the weights of madebyollin/taesd.'
+                )
+            return value
+
+        trees[name] = jax.tree_util.tree_map_with_path(pick, shapes)
+    if weights:
+        raise ValueError(
+            f'{path} holds {len(weights)} weights that TAESD does not have, the first '
+            f'{sorted(weights)[0]!r}; it must be the weights of madebyollin/taesd.'
+        )
+    return trees['encoder'], trees['decoder'], hashlib.sha256(content).hexdigest()
+
+
+def encode(params: dict[str, Any], image: jax.Array) -> jax.Array:
+    """(B, 8h, 8w, 3) in [-1, 1] to latents (B, h, w, 4)."""
+    return Encoder().apply({'params': params}, image)
+
+
+def decode(params: dict[str, Any], latents: jax.Array) -> jax.Array:
+    """Latents (B, h, w, 4) to (B, 8h, 8w, 3), clipped to [-1, 1]."""
+    return jnp.clip(Decoder().apply({'params': params}, latents), -1.0, 1.0)
