@@ -1,13 +1,9 @@
 """`--mode=prepare`: a COCO-panoptic folder or the embedded scenes become encoded shards.
 
-Geometry (method.md, "Maps"): centre crop to the short side, resize to 256 px, maps pooled to 128.
 The shard is the unit of work: a restart repeats unfinished ones only and gives the same bytes.
 """
 
-import hashlib
 import itertools
-import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
@@ -18,20 +14,17 @@ import ml_collections
 import numpy as np
 from absl import logging
 from etils import epath
-from PIL import Image
 
-from panoptic_jax.data import coco, manifest, scenes, shards
+from panoptic_jax.data import coco, geometry, manifest, scenes, shards
 from panoptic_jax.data.example import Example
-from panoptic_jax.diffusion import bits
 from panoptic_jax.encoders.load import (
     Autoencoder,
     TextEncoder,
     load_autoencoder,
     load_text_encoder,
 )
+from panoptic_jax.progress import Progress
 
-IMAGE_SIZE = 256  # pixels along each side
-MAP_SIZE = 128
 _ENCODE_BATCH = 8  # images; constant, so that one compilation serves all
 _THREADS = 4  # that decode and resize images while others are encoded
 
@@ -47,13 +40,18 @@ def prepare(config: ml_collections.ConfigDict) -> None:
     sources, source_ids = load_sources(data)
     autoencoder = load_autoencoder(data.autoencoder, data.autoencoder_weights)
     text_encoder = load_text_encoder(data.text, data.text_tokens, data.text_features)
-    plan = make_plan(
-        sources, source_ids, autoencoder, text_encoder, data.images_per_shard, data.void_wins
+    plan = manifest.make_plan(
+        sources,
+        source_ids,
+        _described(autoencoder, 'name', 'latent_shape', 'scale', 'has_variance', 'sha256'),
+        _described(text_encoder, 'name', 'tokens', 'features', 'sha256'),
+        data.images_per_shard,
+        data.void_wins,
     )
     if not manifest.begin(data.dir, plan):
         return
     image_features = shards.image_features(
-        autoencoder.latent_shape, autoencoder.has_variance, MAP_SIZE
+        autoencoder.latent_shape, autoencoder.has_variance, geometry.MAP_SIZE
     )
     caption_features = shards.caption_features(text_encoder.tokens, text_encoder.features)
 
@@ -67,7 +65,9 @@ def prepare(config: ml_collections.ConfigDict) -> None:
     if len(remaining) < len(work):
         logging.info('%d of %d shards are there already.', len(work) - len(remaining), len(work))
     encode = jax.jit(lambda images: autoencoder.encode(images / jnp.float32(127.5) - 1))
-    progress = _Progress(sum(plan['splits'][split]['image_shards'][i] for split, i in remaining))
+    progress = Progress(
+        'prepare', 'images', sum(plan['splits'][split]['image_shards'][i] for split, i in remaining)
+    )
     with futures.ThreadPoolExecutor(_THREADS) as pool:
         for split, index in remaining:
             records = encode_shard(sources[split], plan, split, index, encode, text_encoder, pool)
@@ -119,85 +119,6 @@ def load_sources(data: ml_collections.ConfigDict) -> tuple[dict[str, Any], dict[
     return sources, source_ids
 
 
-def make_plan(
-    sources: Mapping[str, Any],
-    source_ids: Mapping[int, int],
-    autoencoder: Autoencoder,
-    text_encoder: TextEncoder,
-    images_per_shard: int,
-    void_wins: bool,
-) -> dict[str, Any]:
-    """Everything that determines the records, known before work starts: the later manifest.
-
-    Its 'fingerprint' is the SHA-256 of the rest as canonical JSON.
-    """
-    splits = {}
-    for split, source in sources.items():
-        starts = range(0, len(source), images_per_shard)
-        per_image = [int(count) for count in source.num_captions]
-        splits[split] = {
-            'images': len(source),
-            'captions': sum(per_image),
-            'image_shards': [min(images_per_shard, len(source) - start) for start in starts],
-            'caption_shards': [sum(per_image[i : i + images_per_shard]) for i in starts],
-        }
-    plan = {
-        'format': manifest.FORMAT,
-        'source': {split: source.description for split, source in sources.items()},
-        'images_per_shard': images_per_shard,
-        'image_size': IMAGE_SIZE,
-        'map_size': MAP_SIZE,
-        'void_wins': void_wins,
-        'interpolation': {'image': 'lanczos', 'map': 'nearest'},
-        'autoencoder': {
-            'name': autoencoder.name,
-            'latent_shape': list(autoencoder.latent_shape),
-            'scale': autoencoder.scale,
-            'has_variance': autoencoder.has_variance,
-            'sha256': autoencoder.sha256,
-        },
-        'text': {
-            'name': text_encoder.name,
-            'tokens': text_encoder.tokens,
-            'features': text_encoder.features,
-            'sha256': text_encoder.sha256,
-        },
-        'categories': [
-            {**category._asdict(), 'source_id': source_ids[category.id]}
-            for category in sources['train'].categories
-        ],
-        'splits': splits,
-    }
-    plan['fingerprint'] = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
-    return plan
-
-
-def fit(example: Example, void_wins: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre crop to the short side, resize, pool the maps.
-
-    Returns:
-      image (256, 256, 3) uint8; category and instance (128, 128) uint8. Instances are numbered anew
-      by size within the crop. Category and instance of a map pixel come from the same source pixel.
-    """
-    height, width = example.category.shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    window = np.s_[top : top + side, left : left + side]
-    size = (IMAGE_SIZE, IMAGE_SIZE)
-    image = Image.fromarray(example.image[window]).resize(size, Image.Resampling.LANCZOS)
-    category, instance = (
-        np.asarray(Image.fromarray(ids[window]).resize(size, Image.Resampling.NEAREST))
-        for ids in (example.category, example.instance)
-    )
-    areas = np.bincount(instance.ravel(), minlength=256)[1:]
-    renumbered = np.zeros(256, np.uint8)
-    renumbered[1 + np.argsort(-areas, kind='stable')] = np.arange(1, 256)
-    category, instance = bits.min_pool(
-        category, renumbered[instance], IMAGE_SIZE // MAP_SIZE, void_wins
-    )
-    return np.asarray(image), category, instance
-
-
 def encode_shard(
     source: Any,
     plan: Mapping[str, Any],
@@ -211,7 +132,7 @@ def encode_shard(
 
     Args:
       source: The split's examples.
-      plan: From `make_plan`.
+      plan: From `manifest.make_plan`.
       split: 'train' or 'validation'.
       index: Which shard.
       encode: (8, 256, 256, 3) uint8 to latents, jitted.
@@ -229,14 +150,14 @@ def encode_shard(
                 f'Image {example.image_id} of {split} has {len(example.captions)} captions where '
                 f'{source.num_captions[i]} were announced; the source changed meanwhile: restart.'
             )
-        return example, fit(example, plan['void_wins'])
+        return example, geometry.fit(example, plan['void_wins'])
 
     sizes = plan['splits'][split]
     first = sum(sizes['image_shards'][:index])
     next_caption = sum(sizes['caption_shards'][:index])
     loaded = _ahead(pool, load, range(first, first + sizes['image_shards'][index]))
     while batch := list(itertools.islice(loaded, _ENCODE_BATCH)):
-        images = np.zeros((_ENCODE_BATCH, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        images = np.zeros((_ENCODE_BATCH, geometry.IMAGE_SIZE, geometry.IMAGE_SIZE, 3), np.uint8)
         images[: len(batch)] = [image for _, (image, _, _) in batch]
         latents = np.asarray(encode(images)).astype(np.float16)
         for (example, (_, category, instance)), latent in zip(batch, latents, strict=False):
@@ -277,25 +198,8 @@ def _ahead(pool: futures.Executor, function: Callable, items: Sequence) -> Itera
         yield future.result()
 
 
-class _Progress:
-    """Logs done/total, images/s and the time left, at most every five seconds."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
-        self._start = self._last = time.monotonic()
-
-    def of(self, items: Iterator) -> Iterator:
-        """Passes the items on, counting them."""
-        for item in items:
-            yield item
-            self._done += 1
-            now = time.monotonic()
-            if now - self._last >= 5 or self._done == self._total:
-                self._last = now
-                rate = self._done / (now - self._start)
-                left = (self._total - self._done) / rate
-                message = 'prepare: %d/%d images, %.1f images/s, %.0f s left'
-                logging.info(message, self._done, self._total, rate, left)
+def _described(encoder: Autoencoder | TextEncoder, *fields: str) -> dict[str, Any]:
+    return {field: getattr(encoder, field) for field in fields}
 
 
 def _path(

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_jax import prepare
-from panoptic_jax.data import categories, panoptic_png
+from panoptic_jax.data import categories, geometry, panoptic_png
 from panoptic_jax.data.coco import CocoPanoptic
 from panoptic_jax.data.example import Category
 
@@ -281,7 +280,7 @@ def test_real_sample_is_read_and_pooled_faithfully():
             assert ((example.category == number) & (example.instance == 0)).any()
         areas = np.bincount(example.instance.ravel(), minlength=256)[1:]
         assert (np.diff(areas) <= 0).all()
-        image, category, instance = prepare.fit(example)
+        image, category, instance = geometry.fit(example)
         assert (image.shape, image.dtype) == ((256, 256, 3), np.uint8)
         assert category.shape == instance.shape == (128, 128)
         pairs = set(zip(category.ravel().tolist(), instance.ravel().tolist(), strict=True))

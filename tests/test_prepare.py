@@ -13,7 +13,7 @@ from PIL import Image
 
 from panoptic_jax import prepare
 from panoptic_jax.config import default
-from panoptic_jax.data import loader, scenes
+from panoptic_jax.data import geometry, loader, scenes
 from panoptic_jax.data.example import Example
 from panoptic_jax.encoders import pixels, words
 
@@ -56,7 +56,7 @@ def test_records_are_the_encoded_scenes(prepared):
         assert len(found) == count
         for i in (0, count - 1):
             example, record = source[i], found[i]
-            image, category, instance = prepare.fit(example)
+            image, category, instance = geometry.fit(example)
             np.testing.assert_array_equal(image, example.image)  # scenes are 256 px already
             np.testing.assert_array_equal(record['category'], category)
             np.testing.assert_array_equal(record['instance'], instance)
@@ -162,7 +162,7 @@ def test_fit_keeps_pairs_and_numbers_things_by_size():
     for box, number, thing in boxes:
         category[box], instance[box] = number, thing
     image = rng.integers(0, 256, (300, 500, 3), np.uint8)
-    fitted, pooled, things = prepare.fit(Example(image, category, instance, ['x'], 0))
+    fitted, pooled, things = geometry.fit(Example(image, category, instance, ['x'], 0))
     expected = Image.fromarray(image).crop((100, 0, 400, 300)).resize((256, 256), Image.LANCZOS)
     np.testing.assert_array_equal(fitted, np.asarray(expected))
     pairs, counts = np.unique(

@@ -1,15 +1,18 @@
 """`manifest.json`: what a prepared folder holds, and whether it is the data that a run needs.
 
 Preparation writes its plan as `prepare.json` first and as `manifest.json` last, so a folder without
-the latter is unfinished. What the plan says is decided in `prepare.py`.
+the latter is unfinished. The work itself is `prepare.py`'s.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
 from etils import epath
+
+from panoptic_jax.data import geometry
 
 FORMAT = 1  # of the manifest and the records
 
@@ -21,6 +24,57 @@ _CONFIG_FIELDS = {
     'text_features': 'text.features',
     'void_wins': 'void_wins',
 }
+
+
+def make_plan(
+    sources: Mapping[str, Any],
+    source_ids: Mapping[int, int],
+    autoencoder: Mapping[str, Any],
+    text: Mapping[str, Any],
+    images_per_shard: int,
+    void_wins: bool,
+) -> dict[str, Any]:
+    """Everything that determines the records, known before work starts: the later manifest.
+
+    Args:
+      sources: {split: source of examples}.
+      source_ids: {our category id: the source's own}.
+      autoencoder: name, latent_shape, scale, has_variance, sha256.
+      text: name, tokens, features, sha256.
+      images_per_shard: The unit of work.
+      void_wins: Of the pooling.
+
+    Returns:
+      The plan; its 'fingerprint' is the SHA-256 of the rest as canonical JSON.
+    """
+    splits = {}
+    for split, source in sources.items():
+        starts = range(0, len(source), images_per_shard)
+        per_image = [int(count) for count in source.num_captions]
+        splits[split] = {
+            'images': len(source),
+            'captions': sum(per_image),
+            'image_shards': [min(images_per_shard, len(source) - start) for start in starts],
+            'caption_shards': [sum(per_image[i : i + images_per_shard]) for i in starts],
+        }
+    plan = {
+        'format': FORMAT,
+        'source': {split: source.description for split, source in sources.items()},
+        'images_per_shard': images_per_shard,
+        'image_size': geometry.IMAGE_SIZE,
+        'map_size': geometry.MAP_SIZE,
+        'void_wins': void_wins,
+        'interpolation': {'image': 'lanczos', 'map': 'nearest'},
+        'autoencoder': {**autoencoder},
+        'text': {**text},
+        'categories': [
+            {**category._asdict(), 'source_id': source_ids[category.id]}
+            for category in sources['train'].categories
+        ],
+        'splits': splits,
+    }
+    plan['fingerprint'] = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
+    return plan
 
 
 def open_manifest(data_dir: str) -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""From a source's picture to the sizes that everything else works at; section 3.1 of the paper.
+
+Centre crop to the short side, resize to 256 px, maps pooled to 128. Further pooling, to the
+resolution of a model's map, is done where the records are used.
+"""
+
+import numpy as np
+from PIL import Image
+
+from panoptic_jax.data.example import Example
+from panoptic_jax.diffusion import bits
+
+IMAGE_SIZE = 256  # pixels along each side
+MAP_SIZE = 128
+
+
+def fit(example: Example, void_wins: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre crop to the short side, resize, pool the maps.
+
+    Returns:
+      image (256, 256, 3) uint8; category and instance (128, 128) uint8. Instances are numbered anew
+      by size within the crop. Category and instance of a map pixel come from the same source pixel.
+    """
+    height, width = example.category.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    window = np.s_[top : top + side, left : left + side]
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    image = Image.fromarray(example.image[window]).resize(size, Image.Resampling.LANCZOS)
+    category, instance = (
+        np.asarray(Image.fromarray(ids[window]).resize(size, Image.Resampling.NEAREST))
+        for ids in (example.category, example.instance)
+    )
+    areas = np.bincount(instance.ravel(), minlength=256)[1:]
+    renumbered = np.zeros(256, np.uint8)
+    renumbered[1 + np.argsort(-areas, kind='stable')] = np.arange(1, 256)
+    category, instance = bits.min_pool(
+        category, renumbered[instance], IMAGE_SIZE // MAP_SIZE, void_wins
+    )
+    return np.asarray(image), category, instance
