@@ -1,0 +1,210 @@
+"""Every setting with its meaning, unit and default, and the check that refuses impossible ones.
+
+`configs/*.py` start from `default()`, change what their experiment changes and lock the result.
+Nothing below `main` and the mode files sees this object: they pass plain arguments on.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from panoptic_jax.models import build
+
+
+def default() -> ml_collections.ConfigDict:
+    """The full-size one-stream PDM on COCO 2017, as U-ViT trains; every experiment starts here."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # the only source of randomness in training
+
+    config.data = data = ml_collections.ConfigDict()
+    data.dir = 'data/coco'  # encoded shards: written by --mode=prepare, read by everything else
+    data.source = 'coco'  # 'coco': a COCO-panoptic folder; 'scenes': the embedded data set
+    data.root = ''  # 'coco': folder with annotations/ and one folder of images per split
+    data.train_split = 'train2017'  # 'coco': split that becomes our 'train'
+    data.validation_split = 'val2017'  # 'coco': split that becomes our 'validation'; '': none
+    data.train_images = 0  # only the first n images; 0: all. 'scenes': how many to draw
+    data.validation_images = 0  # likewise
+    data.scene_seed = 0  # 'scenes': which scenes are drawn
+    data.images_per_shard = 1024  # images; the unit of work that a restart repeats
+    data.autoencoder = 'taesd'  # 'taesd' | 'pixels' (later 'sd')
+    data.autoencoder_weights = ''  # 'taesd': path of a safetensors file with diffusers' key names
+    data.text = 'words'  # 'words': frozen random vector per word (later 'clip')
+    data.text_tokens = 77  # tokens per caption; longer captions are cut
+    data.text_features = 768  # numbers per token
+    data.void_wins = False  # pooling of maps: True is the paper's literal min-pooling
+    data.workers = 0  # loader processes; 0: threads of this one
+
+    config.model = model = ml_collections.ConfigDict()
+    model.name = 'one_stream'  # 'uvit' | 'one_stream' | 'two_stream'
+    model.hidden_size = 512  # channels per token
+    model.depth = 12  # blocks without the middle one: depth/2 in, 1 middle, depth/2 out
+    model.num_heads = 8
+    model.patch_size = 2  # latent pixels per image token, along each side
+    model.patch_factor = 2  # map pixels per latent pixel, along each side: 1, 2 or 4
+    model.given_map = False  # True: the clean map is an input and only the image is denoised
+    model.zero_map_input = False  # ablation B.2: the network never sees the noisy map
+    model.dtype = 'auto'  # of the computation: 'float32', 'bfloat16'; 'auto': by platform
+
+    # Durations are optimiser steps; sizes are whole batches over all devices.
+    config.steps = 1_000_000
+    config.batch_size = 256
+    config.microbatches = 1  # gradient accumulation: parts that each batch is worked off in
+    config.learning_rate = 2e-4  # between warm-up and cool-down
+    config.warmup_steps = 5000  # linear from 0
+    config.cooldown_steps = 0  # linear to 0 over the last steps; the paper has none
+    config.weight_decay = 0.03
+    config.betas = (0.9, 0.9)
+    config.ema_decay = 0.9999  # reached gradually: min(ema_decay, (1 + step) / (10 + step))
+    config.text_dropout = 0.1  # probability that a caption is replaced by the empty one
+    config.map_noise_std = 2.0  # s in m_t = alpha_t m_0 + sigma_t s eps
+    config.init_weights = ''  # weights.safetensors to start from: a whole model or its image stream
+
+    config.log_every = 100
+    config.validate_every = 5000  # held-out loss; 0: never
+    config.validation_batches = 4
+    config.preview_every = 10_000  # fixed-seed sample grid and its MCD; 0: never
+    config.preview_count = 16  # pairs in the grid
+    config.checkpoint_every = 5000  # a multiple of log_every
+    config.keep_last = 2  # checkpoints
+    config.keep_every = 100_000  # and every checkpoint at a multiple of this many steps; 0: none
+    config.profile_at = 0  # first step of a profiler window; 0: none
+    config.profile_steps = 5
+
+    config.sample = sample = ml_collections.ConfigDict()
+    sample.weights = ''  # weights.safetensors; '': the newest checkpoint of the workdir
+    sample.ema = True  # average weights rather than the last ones (checkpoints only)
+    sample.prompts = ''  # a text file, one prompt a line, or a prompt; '': captions of `split`
+    sample.split = 'validation'  # 'train' | 'validation'
+    sample.count = 64  # pairs to generate
+    sample.batch_size = 16  # pairs per call of the sampler, over all devices
+    sample.seed = 0
+    sample.evaluations = 50  # network evaluations (NFE); guidance counts as one
+    sample.solver = 'fast'  # 'fast' (order 3 and a rest), '1', '2', '3' or '2M'
+    sample.grid = 'time'  # steps uniform in 'time' or in 'lambda' = log(alpha/sigma)
+    sample.guidance = 1.0  # out = cond + guidance * (cond - uncond); others call 1.0 two
+    sample.map_init_std = 0.0  # std of the map's start; 0: map_noise_std (the paper's text: 1)
+    sample.clip_map = True  # clip the guided map estimate to [-1, 1] inside the solver
+    sample.decode = 'nearest'  # codes of no category: 'nearest' valid one or 'threshold' to void
+
+    config.mesh = mesh = ml_collections.ConfigDict()
+    mesh.data = -1  # devices along the batch; -1: all that are left
+    mesh.fsdp = 1  # devices that share one copy of the parameters
+    return config
+
+
+_CHOICES = {
+    'data.source': ('coco', 'scenes'),
+    'data.autoencoder': ('taesd', 'pixels'),
+    'data.text': ('words',),
+    'model.name': build.NAMES,
+    'model.patch_factor': (1, 2, 4),
+    'model.dtype': ('auto', 'float32', 'bfloat16'),
+    'sample.split': ('train', 'validation'),
+    'sample.solver': ('fast', '1', '2', '3', '2M'),
+    'sample.grid': ('time', 'lambda'),
+    'sample.decode': ('nearest', 'threshold'),
+}
+_POSITIVE = (
+    'data.images_per_shard', 'data.text_tokens', 'data.text_features', 'model.hidden_size',
+    'model.depth', 'model.num_heads', 'model.patch_size', 'steps', 'batch_size', 'microbatches',
+    'learning_rate', 'map_noise_std', 'log_every', 'validation_batches', 'preview_count',
+    'checkpoint_every', 'keep_last', 'profile_steps', 'sample.count', 'sample.batch_size',
+    'sample.evaluations',
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    'data.train_images', 'data.validation_images', 'data.workers', 'warmup_steps',
+    'cooldown_steps', 'weight_decay', 'validate_every', 'preview_every', 'keep_every',
+    'profile_at', 'sample.map_init_std',
+)  # fmt: skip
+_SHARES = ('ema_decay', 'text_dropout')
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuses impossible values. Raises ValueError naming field, value and what would be right."""
+
+    def value(name):
+        found = config
+        for part in name.split('.'):
+            found = found[part]
+        return found
+
+    def require(holds, name, expected):
+        if not holds:
+            raise ValueError(f'{name} is {value(name)!r}; it must be {expected}.')
+
+    for name, choices in _CHOICES.items():
+        require(value(name) in choices, name, 'one of ' + ', '.join(map(repr, choices)))
+    for name in _POSITIVE:
+        require(value(name) > 0, name, 'positive')
+    for name in _NOT_NEGATIVE:
+        require(value(name) >= 0, name, 'zero or more')
+    for name in _SHARES:
+        require(0 <= value(name) <= 1, name, 'between 0 and 1')
+    model, sample = config.model, config.sample
+    require(model.depth % 2 == 0, 'model.depth', 'even: as many in blocks as out blocks')
+    require(
+        model.hidden_size % (2 * model.num_heads) == 0,
+        'model.hidden_size',
+        f'a multiple of twice model.num_heads ({model.num_heads})',
+    )
+    require(32 % model.patch_size == 0, 'model.patch_size', 'a divisor of the latent side 32')
+    require(
+        not model.given_map or (model.name != 'uvit' and not model.zero_map_input),
+        'model.given_map',
+        'False for a model without maps and together with model.zero_map_input',
+    )
+    require(
+        config.batch_size % config.microbatches == 0,
+        'batch_size',
+        f'a multiple of microbatches ({config.microbatches})',
+    )
+    require(
+        config.checkpoint_every % config.log_every == 0,
+        'checkpoint_every',
+        f'a multiple of log_every ({config.log_every})',
+    )
+    require(
+        config.warmup_steps + config.cooldown_steps <= max(config.steps, 1),
+        'cooldown_steps',
+        f'at most steps - warmup_steps ({config.steps - config.warmup_steps})',
+    )
+    require(
+        sample.solver in ('fast', '2M') or sample.evaluations % int(sample.solver) == 0,
+        'sample.evaluations',
+        f'a multiple of sample.solver ({sample.solver})',
+    )
+
+
+def arguments(text: str, **defaults: Any) -> dict[str, Any]:
+    """Reads a config's own arguments, as in `--config=configs/two_stream.py:patch_factor=4`.
+
+    Args:
+      text: 'name=value,name=value'; may be empty. Truth values are 1 or 0.
+      **defaults: The arguments that exist, with values of their types; a tuple lists the values
+        to choose from, the first being the default.
+
+    Returns:
+      The defaults, with what `text` says put in.
+
+    Raises:
+      ValueError: naming an unknown argument or a value that it cannot have.
+    """
+    choices = {name: value for name, value in defaults.items() if isinstance(value, tuple)}
+    values = defaults | {name: value[0] for name, value in choices.items()}
+    for part in filter(None, (text or '').split(',')):
+        name, _, given = part.partition('=')
+        if name not in defaults:
+            raise ValueError(f'The config has no argument {name!r}; it has {", ".join(defaults)}.')
+        kind = type(values[name])
+        try:
+            values[name] = bool(int(given)) if kind is bool else kind(given)
+        except ValueError:
+            raise ValueError(
+                f'The config argument {name} is {given!r}; it must be {kind.__name__}.'
+            ) from None
+        if name in choices and values[name] not in choices[name]:
+            listed = ', '.join(map(str, choices[name]))
+            raise ValueError(
+                f'The config argument {name} is {given!r}; it must be one of {listed}.'
+            )
+    return values

@@ -1,0 +1,184 @@
+"""Scores of a samples folder, their yardsticks, `metrics.json` and the report page.
+
+The metrics themselves are in `metrics/` and `data/scene_oracle.py`, the folder's format and page in
+`export/samples.py`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from etils import epath
+
+from panoptic_jax import sample, sampler
+from panoptic_jax.data import loader, scene_oracle, scene_words
+from panoptic_jax.data import manifest as manifests
+from panoptic_jax.encoders.load import load_autoencoder
+from panoptic_jax.export import report, samples
+from panoptic_jax.metrics import mcd
+
+_YARDSTICK_PICTURES = 5000  # at most, of the split that the captions are from
+_ORACLE_PICTURES = 200  # at most: true pictures that are decoded for ceiling and floor
+
+_READINGS = {
+    'thing_recall_map': 'Captioned shapes that the map shows.',
+    'colour_recall_image': 'Captioned colours that the image shows as an area.',
+    'stuff_recall_map': 'Captioned backgrounds that the map shows.',
+    'stuff_recall_image': 'Captioned backgrounds that the image shows.',
+    'image_map_agreement': 'Share of cells where image and map show the same.',
+}
+
+
+class Score(NamedTuple):
+    """A metric, and how many images it and its yardsticks were measured on."""
+
+    metric: report.Metric
+    count: int
+    yardstick_count: int
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Scores `workdir/samples`, generating them first where they are not complete.
+
+    Writes `workdir/metrics.json` and `workdir/samples/report.html`, and prints a table.
+
+    Raises:
+      FileNotFoundError, ValueError: as `sample.sample`, and for samples without maps.
+    """
+    manifest = manifests.open_manifest(config.data.dir)
+    sample.sample(config, workdir)
+    folder = epath.Path(workdir) / 'samples'
+    facts = samples.read_json(folder, 'settings.json')
+    entries = samples.read_json(folder, 'captions.json')
+    if not (folder / 'panoptic.json').exists():
+        raise ValueError(
+            f'{folder} has no maps, which are all that can be scored so far; evaluate a model with '
+            'maps.'
+        )
+    images, maps = samples.read_pairs(folder, facts['map_size'])
+
+    scores: list[Score] = []
+    notes = None
+    if 'record' in entries[0] and not facts['model']['given_map']:
+        split = loader.Split(config.data.dir, facts['sample']['split'])
+        score, distances = score_mcd(maps, entries, split, manifest)
+        scores.append(score)
+        notes = [f'MCD {distance:.2f}' for distance in distances]
+    if manifest['source']['train'].get('source') == 'scenes':
+        scores += score_scenes(images, maps, entries, manifest, config)
+
+    numbers = table(scores, facts)
+    path = epath.Path(workdir) / 'metrics.json'
+    unfinished = path.with_name('metrics.json.tmp')
+    unfinished.write_text(json.dumps(numbers, indent=1) + '\n')
+    unfinished.replace(path)
+    logging.info('Wrote %s.', path)
+    for name, entry in numbers.items():
+        print(f'{name:44} {entry["value"]:8.4f}')
+    log = epath.Path(workdir) / 'metrics.jsonl'
+    samples.write_page(folder, log, [score.metric for score in scores], notes)
+
+
+def table(scores: Sequence[Score], facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The content of metrics.json: {name: {value, n, nfe, guidance, ema, weights}}.
+
+    A metric's yardsticks follow it as 'name/yardstick', with their own n.
+    """
+    settings = facts['sample']
+    common = {
+        'nfe': settings['evaluations'],
+        'guidance': settings['guidance'],
+        'ema': facts['ema'],
+        'weights': facts['weights'],
+    }
+    numbers = {}
+    for metric, count, yardstick_count in scores:
+        numbers[metric.name] = {'value': metric.value, 'n': count, **common}
+        for name, value in metric.yardsticks.items():
+            numbers[f'{metric.name}/{name}'] = {'value': value, 'n': yardstick_count, **common}
+    return numbers
+
+
+def score_mcd(
+    maps: np.ndarray, entries: Sequence[Mapping], split: loader.Split, manifest: Mapping[str, Any]
+) -> tuple[Score, np.ndarray]:
+    """MCD against the captions' own pictures, beside what chance and one constant map score.
+
+    Args:
+      maps: (N, h, h) uint8 generated ids.
+      entries: Of captions.json; 'record' is the picture's index in `split`.
+      split: That the captions are from, at least 2 pictures.
+      manifest: Of its data.
+
+    Returns:
+      The score, and the distance of each pair.
+    """
+    side, void_wins = maps.shape[1], manifest['void_wins']
+    records = [split[i] for i in range(min(len(split), _YARDSTICK_PICTURES))]
+    yardstick_maps = np.stack([sampler.true_ids(record, side, void_wins) for record in records])
+    truth = np.stack(
+        [sampler.true_ids(split[entry['record']], side, void_wins) for entry in entries]
+    )
+    distances = mcd.mcd(maps, truth)
+    histograms = mcd.histograms(yardstick_maps)
+    metric = report.mcd_metric(
+        float(distances.mean()),
+        len(entries),
+        mcd.chance(histograms),
+        mcd.best_fixed_map(histograms),
+        mcd.same_caption_floor(histograms, [record['captions'] for record in records]),
+    )
+    return Score(metric, len(entries), len(records)), distances
+
+
+def score_scenes(
+    images: Sequence[np.ndarray],
+    maps: np.ndarray,
+    entries: Sequence[Mapping],
+    manifest: Mapping[str, Any],
+    config: ml_collections.ConfigDict,
+) -> list[Score]:
+    """The scene oracle's scores of generated pairs, with ceiling and floor of true ones.
+
+    Prompts that are no scene's caption cannot be read and are left out.
+    """
+    readable = [i for i, entry in enumerate(entries) if _is_scene_caption(entry['caption'])]
+    if not readable:
+        logging.info('No prompt is in the words of scenes, so the scene scores are left out.')
+        return []
+    values = scene_oracle.score(
+        [images[i] for i in readable],
+        [maps[i] for i in readable],
+        [entries[i]['caption'] for i in readable],
+    )
+    split = loader.Split(config.data.dir, config.sample.split)
+    records = [split[i] for i in range(min(len(split), _ORACLE_PICTURES))]
+    name = manifest['autoencoder']['name']
+    autoencoder = load_autoencoder(name, config.data.autoencoder_weights)
+    decode = jax.jit(lambda latents: sampler.to_pixels(autoencoder.decode(latents)))
+    decoded = [np.asarray(decode(np.float32(record['latents'])[None])[0]) for record in records]
+    truth = [sampler.true_ids(r, maps.shape[1], manifest['void_wins']) for r in records]
+    yardsticks = scene_oracle.yardsticks(decoded, truth, [r['captions'][0] for r in records])
+    scores = []
+    for name, value in values.items():
+        metric = report.Metric(
+            name=name,
+            value=value,
+            yardsticks={kind: yardsticks[kind][name] for kind in ('floor', 'ceiling')},
+            reading=_READINGS[name],
+            detail=f'higher is better, n = {len(readable)}',
+        )
+        scores.append(Score(metric, len(readable), len(records)))
+    return scores
+
+
+def _is_scene_caption(caption: str) -> bool:
+    try:
+        scene_words.parse(caption)
+    except ValueError:
+        return False
+    return True

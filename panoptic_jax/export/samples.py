@@ -1,0 +1,233 @@
+"""The samples folder: how a restartable job fills it, how its pairs are read back, and its page.
+
+    settings.json      what the samples were made with; a job with other settings is refused
+    parts/N.json       the batch that starts at pair N is done; gone when all are
+    images/, panoptic/ PNGs; a model without maps has no panoptic/ and no panoptic.json
+    panoptic.json      COCO-panoptic results
+    captions.json      caption and file of each pair; written last, so the folder is complete
+    report.html        the pairs on one page
+
+What to generate is decided in `sample.py`, scores are `evaluate.py`'s.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from etils import epath
+from PIL import Image
+
+from panoptic_jax import json_lines
+from panoptic_jax.data import panoptic_png
+from panoptic_jax.data.example import Category
+from panoptic_jax.export import coco, report
+
+IMAGE_SIZE = 256  # px, of images and of enlarged maps
+_REPORT_PAIRS = 48  # at most, about 150 kB each
+
+
+def begin(folder: epath.Path, facts: Mapping[str, Any]) -> bool:
+    """Claims a folder for a job, or takes up an unfinished one.
+
+    Args:
+      folder: Made if missing.
+      facts: Everything that the samples depend on, JSON-able. 'categories', 'map_size', 'model',
+        'weights', 'ema' and 'sample' (`config.sample`) are read again by this module and others.
+
+    Returns:
+      Whether there is work to do.
+
+    Raises:
+      ValueError: It holds samples that were made with other settings.
+    """
+    path = folder / 'settings.json'
+    facts = json.loads(json.dumps(facts))
+    if path.exists():
+        found = json.loads(path.read_text())
+        differing = [key for key in facts if found.get(key) != facts[key]]
+        if differing:
+            raise ValueError(
+                f'{folder} holds samples of other settings ({_differences(found, facts)}); delete '
+                'it or choose another --workdir.'
+            )
+    else:
+        (folder / 'parts').mkdir(parents=True, exist_ok=True)
+        _write_json(path, facts)
+    return not (folder / 'captions.json').exists()
+
+
+def has_part(folder: epath.Path, first: int) -> bool:
+    """Whether the batch that starts at pair `first` is done."""
+    return _part(folder, first).exists()
+
+
+def write_part(
+    folder: epath.Path,
+    first: int,
+    requests: Sequence[Mapping[str, Any]],
+    images: np.ndarray,
+    ids: np.ndarray | None,
+    categories: Sequence[Category],
+) -> None:
+    """Writes one batch: its PNGs, then the JSON whose presence means that the batch is done.
+
+    Args:
+      folder: Claimed by `begin`.
+      first: Number of the first pair.
+      requests: What was asked for, 'caption' and anything else for captions.json; rows of the
+        arrays beyond them are left out.
+      images: (B, 256, 256, 3) uint8.
+      ids: (B, kh, kw) uint8 category ids, enlarged for the PNGs; None for a model without maps.
+      categories: The list that the ids refer to.
+    """
+    for name in ('images', 'panoptic') if ids is not None else ('images',):
+        (folder / name).mkdir(exist_ok=True)
+    entries = []
+    for row, request in enumerate(requests):
+        file_name = f'{first + row:08d}.png'
+        _write_png(folder / 'images' / file_name, images[row])
+        entry = {'id': first + row, 'file_name': file_name, **request}
+        if ids is not None:
+            enlarge = IMAGE_SIZE // ids.shape[1]
+            large = ids[row].repeat(enlarge, 0).repeat(enlarge, 1)
+            colours, entry['segments_info'] = coco.segments(large, categories)
+            _write_png(folder / 'panoptic' / file_name, colours)
+        entries.append(entry)
+    _write_json(_part(folder, first), entries)
+
+
+def finish(folder: epath.Path, categories: Sequence[Category]) -> None:
+    """Joins the parts into panoptic.json and captions.json."""
+    parts = sorted((folder / 'parts').glob('*.json'))
+    entries = [entry for part in parts for entry in json.loads(part.read_text())]
+    if 'segments_info' in entries[0]:
+        size = {'width': IMAGE_SIZE, 'height': IMAGE_SIZE}
+        coco.write_panoptic_json(
+            folder / 'panoptic.json',
+            [{'id': e['id'], 'file_name': e['file_name'], **size} for e in entries],
+            [
+                {
+                    'image_id': e['id'],
+                    'file_name': e['file_name'],
+                    'segments_info': e['segments_info'],
+                }
+                for e in entries
+            ],
+            categories,
+        )
+    captions = [{k: v for k, v in e.items() if k != 'segments_info'} for e in entries]
+    _write_json(folder / 'captions.json', captions)
+    (folder / 'parts').rmtree()
+    logging.info('Wrote %d pairs to %s.', len(entries), folder)
+
+
+def read_json(folder: epath.Path, name: str) -> Any:
+    """The content of 'settings.json' or 'captions.json'."""
+    return json.loads((folder / name).read_text())
+
+
+def read_pairs(
+    folder: epath.Path, map_size: int, count: int | None = None
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Images and maps of a complete folder, all or the first `count`.
+
+    Args:
+      folder: Of a model with maps.
+      map_size: Side of the maps that were enlarged for the PNGs.
+      count: How many pairs.
+
+    Returns:
+      A list of (256, 256, 3) uint8 images, and (N, map_size, map_size) uint8 category ids.
+    """
+    content = json.loads((folder / 'panoptic.json').read_text())
+    ids = {category['id']: category['id'] for category in content['categories']}
+    images, maps = [], []
+    for annotation in content['annotations'][:count]:
+        images.append(_read_png(folder / 'images' / annotation['file_name']))
+        colours = _read_png(folder / 'panoptic' / annotation['file_name'])
+        segments = panoptic_png.segment_ids(colours)
+        large, _ = panoptic_png.to_maps(segments, annotation['segments_info'], ids, frozenset())
+        step = large.shape[0] // map_size
+        maps.append(large[::step, ::step])
+    return images, np.stack(maps)
+
+
+def write_page(
+    folder: epath.Path,
+    log: epath.PathLike,
+    metrics: Sequence[report.Metric] = (),
+    notes: Sequence[str] | None = None,
+) -> None:
+    """Writes report.html of a complete folder; one without maps has no pairs and gets no page.
+
+    Args:
+      folder: The samples.
+      log: metrics.jsonl of the training, for the loss curve; may be missing.
+      metrics: Rows of its table.
+      notes: A few words beside each caption.
+    """
+    if not (folder / 'panoptic.json').exists():
+        logging.info('%s has no maps and so gets no report.html.', folder)
+        return
+    facts, entries = read_json(folder, 'settings.json'), read_json(folder, 'captions.json')
+    images, maps = read_pairs(folder, facts['map_size'], _REPORT_PAIRS)
+    notes = notes or [''] * len(entries)
+    report.write_report(
+        folder / 'report.html',
+        [
+            report.Pair(image, ids, entry['caption'], note)
+            for image, ids, entry, note in zip(images, maps, entries, notes, strict=False)
+        ],
+        [Category(c['id'], c['name'], c['is_thing']) for c in facts['categories']],
+        metrics,
+        json_lines.read(log),
+        f'{facts["model"]["name"].replace("_", "-")} PDM',
+        {
+            'weights': facts['weights'] + (', averaged' if facts['ema'] else ''),
+            'pairs': len(entries),
+            'network evaluations': facts['sample']['evaluations'],
+            'guidance': facts['sample']['guidance'],
+            'map': f'{facts["map_size"]} x {facts["map_size"]}',
+        },
+    )
+    logging.info('Wrote %s.', folder / 'report.html')
+
+
+def _part(folder: epath.Path, first: int) -> epath.Path:
+    return folder / 'parts' / f'{first:08d}.json'
+
+
+def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    """The differing facts, those inside 'sample' by name; short values with what they were."""
+    listed = []
+    for key, value in expected.items():
+        there = found.get(key)
+        if key == 'sample' and there is not None:
+            listed += [
+                f'sample.{name}: {there.get(name)!r} there, {here!r} now'
+                for name, here in value.items()
+                if there.get(name) != here
+            ]
+        elif there != value:
+            brief = isinstance(value, str | int | float)
+            listed.append(f'{key}: {there!r} there, {value!r} now' if brief else key)
+    return ', '.join(listed)
+
+
+def _write_json(path: epath.Path, content: Any) -> None:
+    """The file is there whole or not at all."""
+    unfinished = path.with_name(path.name + '.tmp')
+    unfinished.write_text(json.dumps(content, indent=1) + '\n')
+    unfinished.replace(path)
+
+
+def _write_png(path: epath.Path, pixels: np.ndarray) -> None:
+    with path.open('wb') as file:
+        Image.fromarray(pixels).save(file, format='PNG')
+
+
+def _read_png(path: epath.Path) -> np.ndarray:
+    with path.open('rb') as file:
+        return np.asarray(Image.open(file).convert('RGB'))

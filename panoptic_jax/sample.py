@@ -1,0 +1,214 @@
+"""Sampling: captions -> pairs of image and map, as an offline job and as previews while training.
+
+The job works off fixed batches, each with its own done marker, so that it restarts where it was.
+The sampler is made in `sampler.py`, the folder's format is `export/samples.py`, scores are
+`evaluate.py`'s.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from etils import epath
+
+from panoptic_jax import dashboards, sharding, train, weights
+from panoptic_jax.data import loader
+from panoptic_jax.data import manifest as manifests
+from panoptic_jax.encoders.load import Autoencoder, load_autoencoder, load_text_encoder
+from panoptic_jax.export import samples
+from panoptic_jax.metrics import mcd
+from panoptic_jax.sampler import category_list, keys, make_sampler, map_side, to_pixels, true_ids
+
+
+def make_preview(config: ml_collections.ConfigDict) -> train.Preview:
+    """The train loop's preview: the same captions and noise each time, as a grid and an MCD.
+
+    Returns:
+      A function params -> ({'preview': grid picture}, {'preview/mcd': value}); a model without maps
+      gives its images alone, and one whose maps are given has no MCD.
+    """
+    manifest = manifests.open_manifest(config.data.dir)
+    description = weights.describe(config, manifest)
+    autoencoder = load_autoencoder(config.data.autoencoder, config.data.autoencoder_weights)
+    _check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
+    split = loader.Split(
+        config.data.dir, 'validation' if 'validation' in manifest['splits'] else 'train'
+    )
+    records = [split[i % len(split)] for i in range(config.preview_count)]
+    side = map_side(description)
+    truth = np.stack([true_ids(record, side, manifest['void_wins']) for record in records])
+    text = np.stack([record['texts'][0] for record in records])
+    given = truth if config.model.given_map else None
+    has_map = config.model.name != 'uvit'
+    sampler = make_sampler(
+        description,
+        loader.empty_text(config.data.dir),
+        config.sample,
+        train.compute_dtype(config.model.dtype),
+    )
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    whole = sharding.replicated(mesh)
+    rows = whole if config.preview_count % mesh.size else sharding.of_batch(mesh)
+    # None: the parameters stay as the train state has them.
+    draw = jax.jit(sampler, in_shardings=(None, rows, rows, rows), out_shardings=whole)
+    decode = _decoder(autoencoder)
+    noise_keys = keys(0, 0, config.preview_count)
+
+    def preview(params):
+        latents, ids = draw(params, text, noise_keys, given)
+        images = np.asarray(decode(latents))
+        if not has_map:
+            return {'preview': images}, {}
+        grid = dashboards.grid(images, np.asarray(ids), columns=4)
+        if given is not None:
+            return {'preview': grid}, {}
+        return {'preview': grid}, {'preview/mcd': float(mcd.mcd(np.asarray(ids), truth).mean())}
+
+    return preview
+
+
+def requests(
+    config: ml_collections.ConfigDict, description: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What to generate: for each pair its caption and, from a split, the picture it belongs to.
+
+    Prompts repeat in order until `config.sample.count`; of a split's pictures each comes with one
+    of its captions, drawn by (seed, number).
+
+    Returns:
+      dicts with 'caption', and from a split 'image_id' and 'record' (its index in the split).
+
+    Raises:
+      ValueError: An empty file of prompts, or prompts for a model that needs maps beside them.
+    """
+    settings = config.sample
+    if settings.prompts:
+        if description['model']['given_map']:
+            raise ValueError(
+                'This model needs a map beside each caption; leave sample.prompts empty to take '
+                'captions and maps of sample.split.'
+            )
+        prompts = _read_prompts(settings.prompts)
+        return [{'caption': prompts[i % len(prompts)]} for i in range(settings.count)]
+    split = loader.Split(config.data.dir, settings.split)
+    drawn = []
+    for i in range(settings.count):
+        index = i % len(split)
+        record = split[index]
+        caption = np.random.default_rng([settings.seed, i]).choice(record['captions'])
+        drawn.append(
+            {'caption': str(caption), 'image_id': int(record['image_id']), 'record': index}
+        )
+    return drawn
+
+
+def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Generates `config.sample.count` pairs into `workdir/samples`; goes on where it was stopped.
+
+    Writes images/*.png, panoptic/*.png, panoptic.json (COCO-panoptic results), captions.json and
+    report.html.
+
+    Raises:
+      FileNotFoundError, ValueError: No weights or data, or a folder with samples of other settings.
+    """
+    # --- Everything that the job needs is opened and checked before anything is written.
+    settings = config.sample
+    mesh = sharding.make_mesh()
+    if settings.batch_size % mesh.size:
+        raise ValueError(
+            f'sample.batch_size is {settings.batch_size}; it must be a multiple of the {mesh.size} '
+            'devices.'
+        )
+    params, empty_text, description, name = weights.load_for_sampling(config, workdir)
+    wanted = requests(config, description)
+    autoencoder = load_autoencoder(
+        description['autoencoder']['name'], config.data.autoencoder_weights
+    )
+    _check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
+    text = description['text']
+    text_encoder = load_text_encoder(text['name'], text['tokens'], text['features'])
+    _check_same(text_encoder.sha256, text, 'text encoder')
+    manifest = None if settings.prompts else manifests.open_manifest(config.data.dir)
+    given_map = description['model']['given_map']
+    split = loader.Split(config.data.dir, settings.split) if given_map else None
+
+    # --- The folder, new or begun with the same settings.
+    folder, log = epath.Path(workdir) / 'samples', epath.Path(workdir) / 'metrics.jsonl'
+    listed, side = category_list(description), map_side(description)
+    source = [wanted, manifest and manifest['fingerprint']]
+    facts = {
+        'weights': name,
+        'ema': bool(settings.ema and not settings.weights),
+        'model': description['model'],
+        'map_size': side,
+        'sample': settings.to_dict(),
+        'requests': hashlib.sha256(json.dumps(source).encode()).hexdigest(),
+        'categories': description['categories'],
+    }
+    if not samples.begin(folder, facts):
+        logging.info('%s is finished already: %d pairs.', folder, len(wanted))
+        if not (folder / 'report.html').exists():
+            samples.write_page(folder, log)
+        return
+
+    # --- Batch by batch.
+    rows = sharding.of_batch(mesh)
+    sampler = make_sampler(
+        description, empty_text, settings, train.compute_dtype(config.model.dtype)
+    )
+    draw = jax.jit(sampler, in_shardings=(sharding.replicated(mesh), rows, rows, rows))
+    decode = _decoder(autoencoder)
+    params = jax.device_put(params, sharding.replicated(mesh))
+    started, done = time.monotonic(), 0
+    for first in range(0, len(wanted), settings.batch_size):
+        if samples.has_part(folder, first):
+            continue
+        batch = wanted[first : first + settings.batch_size]
+        # The last batch is filled up, so that one compilation serves all.
+        padded = batch + [batch[-1]] * (settings.batch_size - len(batch))
+        texts = text_encoder.encode([request['caption'] for request in padded])
+        given = None
+        if given_map:
+            records = [split[request['record']] for request in padded]
+            given = np.stack([true_ids(r, side, manifest['void_wins']) for r in records])
+        latents, ids = draw(params, texts, keys(settings.seed, first, len(padded)), given)
+        images, ids = np.asarray(decode(latents)), None if ids is None else np.asarray(ids)
+        samples.write_part(folder, first, batch, images, ids, listed)
+        done += len(batch)
+        left = (time.monotonic() - started) / done * (len(wanted) - first - len(batch))
+        logging.info('sample: %d/%d pairs, %.0f s left', first + len(batch), len(wanted), left)
+    samples.finish(folder, listed)
+    samples.write_page(folder, log)
+
+
+def _decoder(autoencoder: Autoencoder) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda latents: to_pixels(autoencoder.decode(latents)))
+
+
+def _read_prompts(text: str) -> list[str]:
+    """The lines of a file, or the text itself where there is no such file."""
+    try:
+        path = epath.Path(text)
+        is_file = path.is_file()
+    except OSError:  # a prompt longer than a path may be
+        is_file = False
+    lines = path.read_text().splitlines() if is_file else [text]
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError(f'sample.prompts is {text!r}, which holds no prompt; write one a line.')
+    return prompts
+
+
+def _check_same(sha256: str, described: Mapping[str, Any], what: str) -> None:
+    """The frozen encoder at hand must be the one that the model was trained with."""
+    if sha256 != described['sha256']:
+        raise ValueError(
+            f'The {what} {described["name"]!r} at hand has hash {sha256[:12]}, the model was '
+            f'trained with {described["sha256"][:12]}; use the same weights file.'
+        )

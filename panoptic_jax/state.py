@@ -1,0 +1,160 @@
+"""The training state: what a checkpoint holds, how it starts, what an optimiser step does to it.
+
+Losses, data and files are elsewhere; so is the placement on devices (`sharding.py`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+NOISE_BUCKETS = 5  # equal ranges of t that the loss is reported for
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything a resumed run needs besides its data position.
+
+    Attributes:
+      step: () int32, optimiser steps done.
+      params: Trainable parameters.
+      frozen: Parameters without gradient, optimiser state, decay or average.
+      ema: Exponential moving average of `params`.
+      opt_state: optax state of `params`.
+      totals: Sums of the metrics since the last log line, so that a resumed run logs the same.
+    """
+
+    step: jax.Array
+    params: Any
+    frozen: Any
+    ema: Any
+    opt_state: Any
+    totals: dict[str, jax.Array]
+
+
+def split(params: Mapping, is_frozen: Callable[[str], bool]) -> tuple[dict, dict]:
+    """Splits a parameter tree into (trainable, frozen) by the path, such as 'image/norm/scale'."""
+    flat = flatten_dict(params, sep='/')
+    parts = [{k: v for k, v in flat.items() if is_frozen(k) == frozen} for frozen in (False, True)]
+    return tuple(unflatten_dict(part, sep='/') for part in parts)
+
+
+def merge(params: Mapping, frozen: Mapping) -> dict:
+    """Rebuilds the whole parameter tree."""
+    return unflatten_dict(flatten_dict(params, sep='/') | flatten_dict(frozen, sep='/'), sep='/')
+
+
+def learning_rate(
+    step: jax.Array, peak: float, warmup_steps: int, steps: int, cooldown_steps: int
+) -> jax.Array:
+    """Rate of the update that follows `step` done ones: linear up, constant, linear down to 0."""
+    rate = peak * jnp.minimum(1.0, (step + 1) / max(1, warmup_steps))
+    return rate * jnp.clip((steps - step) / cooldown_steps, 0, 1) if cooldown_steps else rate
+
+
+def ema_decay(step: jax.Array, decay: float) -> jax.Array:
+    """Decay of the average at this step: a young one forgets fast, or it would keep the start."""
+    return jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def make_optimizer(
+    schedule: Callable, weight_decay: float, betas: tuple[float, float]
+) -> optax.GradientTransformation:
+    """AdamW as U-ViT uses it: eps 1e-8, decay on every parameter, no clipping."""
+    return optax.adamw(schedule, *betas, eps=1e-8, weight_decay=weight_decay)
+
+
+def zero_totals() -> dict[str, jax.Array]:
+    """Empty sums; `non_finite_step` is the first step that was not finite."""
+    scalars = ('steps', 'loss', 'loss_image', 'loss_map', 'grad_norm', 'update_norm')
+    buckets = ('bucket_count', 'bucket_image', 'bucket_map')
+    return (
+        {name: jnp.zeros((), jnp.float32) for name in scalars}
+        | {name: jnp.zeros((NOISE_BUCKETS,), jnp.float32) for name in buckets}
+        | {'non_finite_step': jnp.zeros((), jnp.int32)}
+    )
+
+
+def create(
+    params: dict, is_frozen: Callable[[str], bool], optimizer: optax.GradientTransformation
+) -> TrainState:
+    """A state at step 0; the average starts from the loaded weights."""
+    trainable, frozen = split(params, is_frozen)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=trainable,
+        frozen=frozen,
+        ema=jax.tree.map(jnp.copy, trainable),
+        opt_state=optimizer.init(trainable),
+        totals=zero_totals(),
+    )
+
+
+def apply_gradients(
+    state: TrainState, gradients: Any, optimizer: optax.GradientTransformation, decay: float
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One AdamW step and one step of the average.
+
+    Returns:
+      The new state, and the norms of gradient and update.
+    """
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    keep = ema_decay(state.step, decay)
+    ema = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state.ema, params)
+    state = state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
+    return state, {
+        'grad_norm': optax.tree.norm(gradients),
+        'update_norm': optax.tree.norm(updates),
+    }
+
+
+def add_totals(
+    totals: dict, step: jax.Array, losses: dict[str, jax.Array], t: jax.Array, norms: dict
+) -> dict[str, jax.Array]:
+    """Adds one step to the sums.
+
+    Args:
+      totals: From `zero_totals`.
+      step: () int32, the step just done.
+      losses: 'image' and perhaps 'map', (B,) per example.
+      t: (B,) int in 1..1000.
+      norms: From `apply_gradients`.
+    """
+    per_example = {
+        name: losses.get(name, jnp.zeros_like(losses['image'])) for name in ('image', 'map')
+    }
+    means = {name: value.mean() for name, value in per_example.items()}
+    loss = means['image'] + means['map']
+    member = jax.nn.one_hot((t - 1) * NOISE_BUCKETS // 1000, NOISE_BUCKETS, axis=0)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norms['grad_norm'] + norms['update_norm'])
+    first_bad = jnp.where(totals['non_finite_step'] > 0, totals['non_finite_step'], step)
+    added = {
+        'steps': 1.0,
+        'loss': loss,
+        'loss_image': means['image'],
+        'loss_map': means['map'],
+        **norms,
+        'bucket_count': member.sum(1),
+        **{f'bucket_{name}': member @ value for name, value in per_example.items()},
+    }
+    summed = {name: totals[name] + value for name, value in added.items()}
+    return summed | {'non_finite_step': jnp.where(finite, totals['non_finite_step'], first_bad)}
+
+
+def means_of(totals: dict, has_map: bool) -> dict[str, float]:
+    """The log line of fetched sums: means over the window, per noise level where there are any."""
+    totals = {name: np.asarray(value, np.float64) for name, value in totals.items()}
+    streams = ('image', 'map') if has_map else ('image',)
+    names = ['loss', *(f'loss_{stream}' for stream in streams), 'grad_norm', 'update_norm']
+    means = {name: float(totals[name] / totals['steps']) for name in names}
+    width = 1000 // NOISE_BUCKETS
+    for bucket, count in enumerate(totals['bucket_count']):
+        label = f't{bucket * width + 1:04d}-{(bucket + 1) * width:04d}'
+        for stream in streams if count else ():
+            means[f'loss_{stream}/{label}'] = float(totals[f'bucket_{stream}'][bucket] / count)
+    return means

@@ -1,0 +1,349 @@
+"""Training: the pure step, and the one loop.
+
+The loop sees encoded records only: which autoencoder made them, and how a preview picture is
+sampled from parameters, is known in `sample.py`, whose function comes in as `preview`.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from absl import logging
+
+from panoptic_jax import checkpoint, clock, dashboards, environment, sharding, state, weights
+from panoptic_jax.data import loader
+from panoptic_jax.data import manifest as manifests
+from panoptic_jax.diffusion import loss
+from panoptic_jax.models import build
+
+Preview = Callable[[dict], tuple[dict[str, np.ndarray], dict[str, float]]]
+
+
+def train_step(
+    train_state: state.TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    model: Any,
+    draw: Callable[[dict, jax.Array], dict],
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    microbatches: int,
+    ema_decay: float,
+) -> state.TrainState:
+    """Algorithm 1, one AdamW step and one step of the average.
+
+    Args:
+      train_state: At step n; its buffers may be donated.
+      batch: The global batch, see `loss.draw_inputs`.
+      model: The network; `given_map` models are trained on the image alone.
+      draw: `loss.draw_inputs` with its settings bound: (batch, key) -> inputs.
+      optimizer: Of the trainable parameters.
+      seed: With the step, decides all randomness.
+      microbatches: Parts that the batch is worked off in; the result is that of the whole batch.
+      ema_decay: See `state.ema_decay`.
+    """
+    step = train_state.step
+    inputs = draw(batch, jax.random.fold_in(jax.random.key(seed), step))
+
+    def mean_loss(params, inputs):
+        losses = example_losses(model, state.merge(params, train_state.frozen), inputs)
+        return sum(value.mean() for value in losses.values()), losses
+
+    gradient = jax.grad(mean_loss, has_aux=True)
+
+    def accumulate(total, part):
+        part_gradients, losses = gradient(train_state.params, part)
+        return jax.tree.map(lambda a, b: a + b / microbatches, total, part_gradients), losses
+
+    if microbatches == 1:
+        gradients, losses = gradient(train_state.params, inputs)
+    else:
+        # Every n-th example goes to the same part, so that each device keeps its own examples.
+        parts = jax.tree.map(
+            lambda a: a.reshape(-1, microbatches, *a.shape[1:]).swapaxes(0, 1), inputs
+        )
+        zeros = jax.tree.map(jnp.zeros_like, train_state.params)
+        gradients, losses = jax.lax.scan(accumulate, zeros, parts)
+        losses = jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1), losses)
+
+    train_state, norms = state.apply_gradients(train_state, gradients, optimizer, ema_decay)
+    totals = state.add_totals(train_state.totals, train_state.step, losses, inputs['t'], norms)
+    return train_state.replace(totals=totals)
+
+
+def example_losses(model: Any, params: dict, inputs: dict) -> dict[str, jax.Array]:
+    """Algorithm 1's losses (B,) per stream for drawn inputs."""
+
+    def predict(*arguments):
+        return model.apply({'params': params}, *arguments)
+
+    return loss.pair_losses(predict, **inputs, given_map=getattr(model, 'given_map', False))
+
+
+def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | None = None) -> bool:
+    """Trains until `config.steps`, or until told to stop. The same call again goes on.
+
+    Args:
+      config: Checked.
+      workdir: Holds everything about the run, see design.md.
+      preview: Parameters -> (pictures, scores), called every `preview_every` steps.
+
+    Returns:
+      Whether the run is complete; False after SIGTERM, with a checkpoint of the last step.
+
+    Raises:
+      FileNotFoundError, ValueError: Data, weights or checkpoints that do not fit the config.
+      FloatingPointError: A step is not finite; the last checkpoint stays good.
+    """
+    # --- Data: opened and checked before anything is compiled.
+    manifest = manifests.open_manifest(config.data.dir)
+    expected = ('autoencoder', 'text', 'text_tokens', 'text_features', 'void_wins')
+    manifests.check_manifest(manifest, **{name: config.data[name] for name in expected})
+    batches = loader.train_batches(
+        config.data.dir,
+        'train',
+        config.batch_size,
+        config.seed,
+        jax.process_index(),
+        jax.process_count(),
+        config.data.workers,
+    )
+    validation = None
+    if config.validate_every and 'validation' in manifest['splits']:
+        validation = loader.Split(config.data.dir, 'validation')
+
+    # --- Model and step: shapes first, arrays last.
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    if config.batch_size % mesh.size:
+        raise ValueError(
+            f'batch_size is {config.batch_size}; it must be a multiple of the {mesh.size} devices.'
+        )
+    batch_sharding = sharding.of_batch(mesh)
+    description = weights.describe(config, manifest)
+    model = weights.build_model(description, compute_dtype(config.model.dtype))
+    inputs = weights.model_inputs(description)
+    has_map = config.model.name != 'uvit'
+    predicts_map = has_map and not config.model.given_map
+    schedule = functools.partial(
+        state.learning_rate,
+        peak=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        steps=config.steps,
+        cooldown_steps=config.cooldown_steps,
+    )
+    optimizer = state.make_optimizer(schedule, config.weight_decay, config.betas)
+    is_frozen = build.frozen_rule(config.model.name)
+    draw = functools.partial(
+        loss.draw_inputs,
+        scale=manifest['autoencoder']['scale'],
+        empty_text=loader.empty_text(config.data.dir).astype(np.float32),
+        text_dropout=config.text_dropout,
+        map_size=inputs[1].shape[1] if has_map else None,
+        map_noise_std=config.map_noise_std,
+        void_wins=manifest['void_wins'],
+    )
+
+    @jax.jit  # traced once for shapes and values
+    def initial_parameters(key):
+        return build.first_parameters(model, key, inputs)
+
+    def create(params):
+        return state.create(params, is_frozen, optimizer)
+
+    first_key = jax.random.key(config.seed)
+    abstract_state = jax.eval_shape(create, jax.eval_shape(initial_parameters, first_key))
+    shardings = sharding.of_tree(abstract_state, mesh)
+    abstract_state = checkpoint.abstract(abstract_state, shardings)
+
+    # --- Where the weights come from: this run's checkpoint, else init_weights, else fresh ones.
+    checkpoints = checkpoint.Checkpoints(workdir, config.keep_last, config.keep_every)
+    start_step, seconds = checkpoints.latest() or 0, 0.0
+    # It runs once: optimising it would take longer than it does, by far on CPU.
+    unoptimised = {'xla_backend_optimization_level': 0}
+    if start_step:
+        meta = checkpoints.meta(start_step)
+        weights.check_model(description, meta['description'], workdir)
+        train_state, position = checkpoints.restore(start_step, abstract_state)
+        batches.set_state(position)
+        seconds = meta['seconds']
+        logging.info('Going on from step %d of %s.', start_step, workdir)
+    elif config.init_weights:
+        loaded, _, origin = weights.load(config.init_weights)
+        weights.check_encoders(origin, manifest, config.init_weights)
+        fresh = jax.jit(initial_parameters, compiler_options=unoptimised)(first_key)
+        params = weights.fill(fresh, loaded, config.init_weights)
+        train_state = jax.jit(create, out_shardings=shardings)(params)
+    else:
+        train_state = jax.jit(
+            lambda key: create(initial_parameters(key)),
+            out_shardings=shardings,
+            compiler_options=unoptimised,
+        )(first_key)
+    environment.record(workdir, config)
+    logging.info('Train state on %s:\n%s', dict(mesh.shape), sharding.table(train_state))
+    if start_step >= config.steps:
+        logging.info('%s is trained already: step %d of %d.', workdir, start_step, config.steps)
+        checkpoints.close()
+        return True
+
+    # --- Compile ahead, so that a mistake shows before data flow and the clock sees no compilation.
+    step_function = jax.jit(
+        functools.partial(
+            train_step,
+            model=model,
+            draw=draw,
+            optimizer=optimizer,
+            seed=config.seed,
+            microbatches=config.microbatches,
+            ema_decay=config.ema_decay,
+        ),
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding),
+        out_shardings=shardings,
+    )
+    validation_function = jax.jit(
+        lambda params, frozen, batch, key: jax.tree.map(
+            jnp.mean, example_losses(model, state.merge(params, frozen), draw(batch, key))
+        )
+    )
+    batch = sharding.put_batch(next(batches), batch_sharding)
+    started = time.monotonic()
+    compiled_step = step_function.lower(train_state, batch).compile()
+    logging.info('Compiled the training step in %.1f s.', time.monotonic() - started)
+
+    # Of the traced step, loops counted; JAX has kept the trace, so this takes no time.
+    flops = build.matmul_flops(step_function, train_state, batch)
+    writers = dashboards.create_writers(workdir, start_step, config.steps)
+    writers.write_hparams(environment.flat(config))
+    if not start_step:
+        whole = state.merge(train_state.params, train_state.frozen)
+        writers.write_text(0, {'parameters': dashboards.parameter_overview(whole)})
+    timer = clock.Clock(
+        start_step,
+        config.steps,
+        config.batch_size,
+        flops,
+        clock.matmul_peak(jax.devices()),
+        seconds,
+    )
+    profiler = clock.ProfilerWindow(workdir, config.profile_at, config.profile_steps)
+    reset_totals = jax.jit(state.zero_totals, out_shardings=shardings.totals)
+
+    def require_finite(totals):
+        if totals['non_finite_step']:
+            newest = checkpoints.latest()
+            kept = f'the checkpoint of step {newest} is good' if newest else 'nothing was saved yet'
+            raise FloatingPointError(
+                f'Loss, gradient or update of step {int(totals["non_finite_step"])} is not finite; '
+                f'{kept}. A lower learning_rate or a longer warmup_steps is the usual cure.'
+            )
+
+    def write(step, totals):
+        """Fetches and writes the sums of the window that ended at `step`."""
+        totals = jax.device_get(totals)
+        require_finite(totals)
+        rate = {'learning_rate': float(schedule(step - 1))}
+        means = {'loss_map': None} | state.means_of(totals, predicts_map)
+        writers.write(step, means | rate | timer.report(step) | clock.device_memory())
+
+    def save(step):
+        require_finite(train_state.totals)  # inside a window, where a SIGTERM came
+        writers.flush()
+        meta = {'seconds': timer.seconds, 'description': description}
+        checkpoints.save(step, train_state, batches.get_state(), meta)
+
+    # --- The loop. Numbers of a window are fetched after the next step has been dispatched.
+    pending = None
+    with checkpoint.Preemption() as preemption:
+        try:
+            for step in range(start_step + 1, config.steps + 1):
+                profiler.before_step(step, train_state.step)
+                train_state = compiled_step(train_state, batch)
+                if pending:
+                    write(*pending)
+                    pending = None
+                if step % config.log_every == 0 or step == config.steps:
+                    pending = step, train_state.totals
+                    train_state = train_state.replace(totals=reset_totals())
+
+                last = step == config.steps or preemption.asked(step)
+                pauses = {
+                    'checkpoint': last or step % config.checkpoint_every == 0,
+                    'validate': validation is not None and step % config.validate_every == 0,
+                    'preview': preview is not None
+                    and config.preview_every
+                    and step % config.preview_every == 0,
+                }
+                if any(pauses.values()):
+                    jax.block_until_ready(train_state)
+                    if pending:
+                        write(*pending)
+                        pending = None
+                    with timer.paused():
+                        if pauses['checkpoint']:
+                            save(step)
+                        if pauses['validate']:
+                            scores = validate(
+                                validation, train_state, validation_function, config, batch_sharding
+                            )
+                            writers.write_validation(step, scores)
+                        if pauses['preview']:
+                            pictures, scores = preview(
+                                state.merge(train_state.ema, train_state.frozen)
+                            )
+                            writers.write_images(step, pictures)
+                            writers.write_validation(step, scores)
+                if last:
+                    break
+                batch = sharding.put_batch(next(batches), batch_sharding)
+        finally:
+            profiler.close()
+            batches.close()
+            checkpoints.close()
+            writers.close()
+    logging.info('Step %d of %d is done and saved.', step, config.steps)
+    return step == config.steps
+
+
+def validate(
+    split: loader.Split,
+    train_state: state.TrainState,
+    function: Callable,
+    config: ml_collections.ConfigDict,
+    batch_sharding: jax.sharding.NamedSharding,
+) -> dict[str, float]:
+    """Held-out losses per stream of the averaged weights, on the same pictures and noise each time.
+
+    Small splits are gone round: with fewer pictures than the batches hold, they repeat.
+    """
+    share = config.batch_size // jax.process_count()
+    sums = {}
+    for number in range(config.validation_batches):
+        first = number * config.batch_size + jax.process_index() * share
+        records = [split[(first + i) % len(split)] for i in range(share)]
+        names = [
+            name for name in ('latents', 'moments', 'category', 'instance') if name in records[0]
+        ]
+        batch = {name: np.stack([record[name] for record in records]) for name in names}
+        batch['text'] = np.stack([record['texts'][0] for record in records])
+        key = jax.random.fold_in(jax.random.key(config.seed + 1), number)
+        losses = function(
+            train_state.ema, train_state.frozen, sharding.put_batch(batch, batch_sharding), key
+        )
+        for stream, value in losses.items():
+            name = f'validation/loss_{stream}'
+            sums[name] = sums.get(name, 0.0) + float(value) / config.validation_batches
+    return sums
+
+
+def compute_dtype(name: str) -> Any:
+    """'auto' is bfloat16 where the platform multiplies it fast, float32 on CPU."""
+    if name == 'auto':
+        name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+    return jnp.dtype(name)
