@@ -1,0 +1,163 @@
+"""What README and configs say is true: commands, settings, files, messages."""
+
+import ast
+import functools
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from panoptic_jax import config as settings
+from panoptic_jax import environment, main
+
+# ml_collections loads config files by it.
+pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / 'README.md').read_text()
+CONFIGS = sorted(ROOT.glob('configs/*.py'))
+MODULES = sorted(ROOT.glob('panoptic_jax/**/*.py'))
+MODES = flags.FLAGS['mode'].parser.enum_values
+
+
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
+def parse(arguments):
+    """The config and mode that a command line gives, as `main` would read it."""
+    values, argv = flags.FlagValues(), ['main', *arguments]
+    config_flags.DEFINE_config_file('config', lock_config=True, flag_values=values, sys_argv=argv)
+    flags.DEFINE_string('workdir', None, '', flag_values=values)
+    flags.DEFINE_enum('mode', 'train', MODES, '', flag_values=values)
+    left = values(argv)
+    assert left == ['main'], f'arguments that are no flags: {left[1:]}'
+    settings.check(values.config)
+    return values.config, values.mode
+
+
+def commands(text):
+    """Arguments of every `python -m panoptic_jax.main ...` that stands on a line of its own."""
+    joined = re.sub(r'\\\n\s*', ' ', text)
+    lines = re.findall(r'^ *python -m panoptic_jax\.main (.*)$', joined, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.fixture(autouse=True)
+def _in_root(monkeypatch):
+    """Config files are named relative to the repository's root."""
+    monkeypatch.chdir(ROOT)
+
+
+def test_parse_knows_the_flags_of_main():
+    own = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(main)}
+    assert own == {'config', 'workdir', 'mode'}
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_config_loads_is_locked_and_says_how_to_run_it(path):
+    config = runpy.run_path(str(path))['get_config']()
+    assert config.is_locked
+    settings.check(config)
+    with pytest.raises(AttributeError):
+        config.model.dept = 3
+    option = f'--config=configs/{path.name}'
+    parse([option])
+    with pytest.raises((AttributeError, KeyError), match='dept'):
+        parse([option, '--config.model.dept=3'])
+    with pytest.raises(ValueError, match=r'model\.depth is 5'):
+        parse([option, '--config.model.depth=5'])
+    docstring = ast.get_docstring(tree_of(path), clean=False)
+    found = commands(docstring)
+    scripts = re.findall(r'^ +bash (launch/\w+\.sh)', docstring, re.MULTILINE)
+    assert scripts or any(f'--workdir=runs/{path.stem}' in command for command in found)
+    assert all((ROOT / script).exists() for script in scripts)
+    for command in found:
+        parse(command)
+    assert f'`configs/{path.name}`' in README
+
+
+@pytest.mark.parametrize('name', ['one_stream', 'two_stream'])
+def test_config_arguments(name):
+    config, _ = parse([f'--config=configs/{name}.py:size=H,patch_factor=4,given_map=1'])
+    assert (config.model.name, config.model.depth, config.model.num_heads) == (name, 28, 16)
+    assert (config.model.patch_factor, config.model.given_map) == (4, True)
+    with pytest.raises(ValueError, match=r'patch_factor is 3; it must be one of 1, 2, 4'):
+        parse([f'--config=configs/{name}.py:patch_factor=3'])
+    for wrong, message in (('size=XS', 'one of S, S-deep'), ('sise=S', "no argument 'sise'")):
+        get_config = runpy.run_path(f'configs/{name}.py')['get_config']
+        with pytest.raises(ValueError, match=message):
+            get_config(wrong)
+
+
+def test_every_command_of_the_readme_parses():
+    found = commands(README)
+    assert {parse(command)[1] for command in found} == set(MODES)
+    for command in found:
+        assert any(argument.startswith('--config=') for argument in command)
+        if '--mode=prepare' not in command:
+            assert any(argument.startswith('--workdir=') for argument in command), command
+
+
+def test_settings_named_in_the_readme_exist():
+    base = '--config=configs/quickstart.py'
+    values = re.findall(r'--config\.([a-z_.]+)=([\w./-]+)', README)
+    values += re.findall(r'`((?:data|model|sample)\.\w+)=([^`]+)`', README)
+    assert len(values) > 15
+    for name, value in values:
+        parse([base, f'--config.{name}={value}'])
+    fields = environment.flat(settings.default())
+    assert {name.rstrip('.') for name in re.findall(r'--config\.([a-z_.]+)', README)} <= set(fields)
+    assert set(re.findall(r'--mode=(\w+)', README)) <= {*MODES, 'MODE'}
+
+
+def test_files_named_in_the_readme_exist():
+    named = set(re.findall(r'\b(?:configs|docs|launch|panoptic_jax|tests)/[\w/]+\.\w+', README))
+    assert len(named) > 6
+    missing = sorted(name for name in named if not (ROOT / name).exists())
+    assert not missing
+    layout = README.split('## Where things are')[1].split('## ')[0]
+    described = set(re.findall(r'\b(\w+\.py)\b', layout)) | set(
+        re.findall(r'^  (\w+)/', layout, re.M)
+    )
+    package = ROOT / 'panoptic_jax'
+    present = {path.name for path in package.glob('*.py')} - {'__init__.py'}
+    present |= {path.parent.name for path in package.glob('*/__init__.py')}
+    assert described == present
+
+
+def string_templates():
+    """Every string of the package, with … for what is filled in."""
+    for path in MODULES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.JoinedStr):
+                yield ''.join(
+                    part.value if isinstance(part, ast.Constant) else '…' for part in node.values
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_messages_explained_in_the_readme_are_really_said():
+    section = README.split('## When something goes wrong')[1].split('## ')[0]
+    first_of_bullets = re.findall(r'^- `([^`]+)`', section, re.MULTILINE)
+    said = set(first_of_bullets) | set(re.findall('`([^`]*…[^`]*)`', section))
+    said -= {"Unable to initialize backend 'tpu'"}  # JAX's
+    assert len(said) >= 8
+    templates = set(string_templates())
+    for message in said:
+        assert any(message in template for template in templates), message
+
+
+def test_files_listed_as_outputs_are_written_by_the_package():
+    table = README.split('## What a run leaves')[1].split('## ')[0]
+    names = re.findall(r'`([\w/]+(?:/|\.\w+))`', ''.join(re.findall(r'^\|([^|]*)\|', table, re.M)))
+    assert len(names) >= 12
+    templates = set(string_templates())
+    for name in names:
+        assert name.rstrip('/').split('/')[-1] in templates, name

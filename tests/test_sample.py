@@ -1,0 +1,275 @@
+"""Sampling jobs and their evaluation: restarts, what a pair depends on, formats, refusals."""
+
+import json
+import re
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from conftest import on_one_device, once
+from PIL import Image
+
+from panoptic_jax import evaluate, sample, sampler, weights
+from panoptic_jax.data import loader, manifest
+from panoptic_jax.export import samples
+from panoptic_jax.metrics import mcd
+from panoptic_jax.models import build
+
+pytestmark = pytest.mark.usefixtures('one_device')
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """(workdir, config) of the trained run's checkpoints, in a folder of this test's own."""
+    workdir = tmp_path / 'run'
+    workdir.mkdir()
+    (workdir / 'checkpoints').symlink_to(trained[0] / 'checkpoints')
+    shutil.copy(trained[0] / 'metrics.jsonl', workdir)
+    return workdir, ml_collections.ConfigDict(trained[1].to_dict())
+
+
+@pytest.fixture(scope='session')
+def sampled(trained, tmp_path_factory):
+    """Folder of samples that a job of one go has made from the trained run."""
+
+    def make(folder):
+        (folder / 'run').mkdir(parents=True)
+        (folder / 'run' / 'checkpoints').symlink_to(trained[0] / 'checkpoints')
+        with on_one_device():
+            sample.sample(trained[1], str(folder / 'run'))
+
+    return once(tmp_path_factory, 'sampled', make) / 'run' / 'samples'
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+    }
+
+
+def picture(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_job_goes_on_after_a_kill_and_gives_the_same_bytes(run, sampled, monkeypatch):
+    workdir, config = run
+    folder = workdir / 'samples'
+    expected = contents(sampled)
+    numbers = [f'{i:08d}.png' for i in range(6)]
+    assert sorted(expected) == sorted(
+        [f'images/{name}' for name in numbers]
+        + [f'panoptic/{name}' for name in numbers]
+        + ['captions.json', 'panoptic.json', 'report.html', 'settings.json']
+    )
+
+    write_json = samples._write_json
+
+    def killed(path, content):
+        if path.name == '00000004.json':  # the second batch's pictures are there, its marker not
+            raise KeyboardInterrupt
+        write_json(path, content)
+
+    monkeypatch.setattr(samples, '_write_json', killed)
+    with pytest.raises(KeyboardInterrupt):
+        sample.sample(config, str(workdir))
+    assert (folder / 'images' / '00000005.png').exists()
+    assert not (folder / 'captions.json').exists()
+    (folder / 'images' / '00000005.png').write_bytes(b'half')
+    first = (folder / 'images' / '00000000.png').stat().st_mtime_ns
+    monkeypatch.setattr(samples, '_write_json', write_json)
+    sample.sample(config, str(workdir))
+    found = contents(folder)
+    found.pop('report.html'), expected.pop('report.html')  # has this workdir's loss curve
+    assert found == expected
+    assert (folder / 'images' / '00000000.png').stat().st_mtime_ns == first
+
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
+    sample.sample(config, str(workdir))  # finished: nothing is done again
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob('*')} == times
+    config.sample.guidance = 2.0
+    with pytest.raises(
+        ValueError, match=r'samples of other settings \(sample\.guidance: 1\.0 there, 2\.0 now\)'
+    ):
+        sample.sample(config, str(workdir))
+
+
+def test_pairs_do_not_depend_on_their_batch(run, sampled):
+    workdir, config = run
+    config.sample.batch_size = 6
+    sample.sample(config, str(workdir))
+    one, two = sampled, workdir / 'samples'
+    assert (one / 'captions.json').read_text() == (two / 'captions.json').read_text()
+    pictures = [picture(one / 'images' / f'{i:08d}.png') for i in range(6)]
+    for i in range(6):
+        same = picture(two / 'images' / f'{i:08d}.png')
+        assert np.abs(pictures[i] - same).max() <= 1  # another batch size sums in another order
+        assert np.abs(pictures[i] - pictures[i - 1]).max() > 10
+    maps = [samples.read_pairs(folder, 64)[1] for folder in (one, two)]
+    assert np.mean(maps[0] != maps[1]) < 1e-3
+
+
+def test_folder_has_the_promised_format(sampled, config):
+    folder = sampled
+    captions = json.loads((folder / 'captions.json').read_text())
+    split = loader.Split(config.data.dir, 'validation')
+    assert [entry['id'] for entry in captions] == list(range(6))
+    for i, entry in enumerate(captions):
+        assert entry['record'] == i
+        assert entry['image_id'] == split[i]['image_id']
+        assert entry['caption'] in split[i]['captions']
+    panoptic = json.loads((folder / 'panoptic.json').read_text())
+    assert panoptic.keys() == {'images', 'annotations', 'categories'}
+    valid = {category['id'] for category in panoptic['categories']}
+    images, maps = samples.read_pairs(folder, 64)
+    assert maps.shape == (6, 64, 64)
+    assert {image.shape for image in images} == {(256, 256, 3)}
+    for annotation, ids in zip(panoptic['annotations'], maps, strict=True):
+        found = {segment['category_id'] for segment in annotation['segments_info']}
+        assert found <= valid
+        assert found == set(np.unique(ids)) - {0}
+        areas = sum(segment['area'] for segment in annotation['segments_info'])
+        assert areas == 16 * (ids > 0).sum()
+
+
+def test_prompts_are_a_path_or_a_text(config, tmp_path):
+    description = weights.describe(config, manifest.open_manifest(config.data.dir))
+    config.sample.count = 5
+    config.sample.prompts = 'a red ball; and a\tblue one'
+    assert sample.requests(config, description) == [{'caption': config.sample.prompts}] * 5
+    path = tmp_path / 'prompts.txt'
+    path.write_text('first prompt\n\n  second prompt  \nthird prompt')
+    config.sample.prompts = str(path)
+    found = [request['caption'] for request in sample.requests(config, description)]
+    assert found == [f'{n} prompt' for n in ('first', 'second', 'third', 'first', 'second')]
+    path.write_text('\n \n')
+    with pytest.raises(ValueError, match='holds no prompt'):
+        sample.requests(config, description)
+    config.sample.prompts = 'word ' * 2000  # longer than any path
+    assert len(sample.requests(config, description)) == 5
+
+
+def test_captions_of_a_split_are_drawn_by_seed_and_number(config):
+    description = weights.describe(config, manifest.open_manifest(config.data.dir))
+    config.sample.count = 20
+    first = sample.requests(config, description)
+    assert [request['record'] for request in first] == [i % 8 for i in range(20)]
+    assert sample.requests(config, description) == first
+    config.sample.count = 7
+    assert sample.requests(config, description) == first[:7]
+    config.sample.seed = 1
+    assert sample.requests(config, description) != first[:7]
+    pairs = [(first[i]['caption'], first[i + 8]['caption']) for i in range(8)]
+    assert any(one != two for one, two in pairs)  # the same picture, another caption
+
+
+def test_exported_weights_sample_as_the_checkpoint(run, sampled, tmp_path):
+    workdir, config = run
+    weights.export(config, str(workdir))
+    config.sample.weights = str(workdir / 'weights.safetensors')
+    other = tmp_path / 'other'
+    sample.sample(config, str(other))
+    for name in ('images', 'panoptic'):
+        assert contents(sampled / name) == contents(other / 'samples' / name)
+    # With prompts a weights file needs nothing else: no data, no checkpoint.
+    config.sample.prompts = 'a red ball on sand'
+    config.data.dir = str(tmp_path / 'nowhere')
+    third = tmp_path / 'third'
+    sample.sample(config, str(third))
+    captions = json.loads((third / 'samples' / 'captions.json').read_text())
+    assert captions[5] == {'id': 5, 'file_name': '00000005.png', 'caption': 'a red ball on sand'}
+    pictures = [picture(third / 'samples' / 'images' / f'{i:08d}.png') for i in range(6)]
+    assert np.abs(pictures[0] - pictures[1]).max() > 10  # the same prompt, other noise
+
+
+def save_fresh(config, path, **model):
+    """Writes random weights of a model."""
+    config.model.update(model)
+    description = weights.describe(config, manifest.open_manifest(config.data.dir))
+    module = weights.build_model(description, jnp.float32)
+    inputs = weights.model_inputs(description)
+    shapes = jax.eval_shape(
+        lambda key: build.first_parameters(module, key, inputs), jax.random.key(0)
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: np.float32(rng.normal(0, 0.1, a.shape)), shapes)
+    weights.save(str(path), params, loader.empty_text(config.data.dir), description)
+    config.sample.weights = str(path)
+
+
+def test_given_maps_are_the_pictures_own(config, tmp_path):
+    save_fresh(config, tmp_path / 'weights.safetensors', name='two_stream', given_map=True)
+    sample.sample(config, str(tmp_path))
+    _, maps = samples.read_pairs(tmp_path / 'samples', 64)
+    split = loader.Split(config.data.dir, 'validation')
+    for i in range(6):
+        np.testing.assert_array_equal(maps[i], sampler.true_ids(split[i], 64, False))
+    config.sample.prompts = 'a red ball'
+    with pytest.raises(ValueError, match='needs a map beside each caption'):
+        sample.requests(config, {'model': {'given_map': True}})
+
+
+def test_model_without_maps_gives_images_alone(config, tmp_path):
+    save_fresh(config, tmp_path / 'weights.safetensors', name='uvit')
+    sample.sample(config, str(tmp_path))
+    found = {path.name for path in (tmp_path / 'samples').iterdir()}
+    assert found == {'images', 'captions.json', 'settings.json'}
+    with pytest.raises(ValueError, match='has no maps, which are all that can be scored'):
+        evaluate.evaluate(config, str(tmp_path))
+    preview = sample.make_preview(config)
+    params = weights.load(config.sample.weights)[0]
+    pictures, scores = preview(params)
+    assert pictures['preview'].shape == (4, 256, 256, 3)
+    assert scores == {}
+
+
+def test_encoders_other_than_the_models_are_refused(config, tmp_path):
+    path = tmp_path / 'weights.safetensors'
+    save_fresh(config, path)
+    params, empty_text, description = weights.load(str(path))
+    description['text']['sha256'] = 'e' * 64
+    weights.save(str(path), params, empty_text, description)
+    with pytest.raises(ValueError, match=r"text encoder 'words' at hand has hash \w{12}"):
+        sample.sample(config, str(tmp_path))
+    assert not (tmp_path / 'samples').exists()
+
+
+def test_evaluation_writes_metrics_and_page(run, sampled, capsys):
+    workdir, config = run
+    shutil.copytree(sampled, workdir / 'samples')
+    evaluate.evaluate(config, str(workdir))
+    table = capsys.readouterr().out
+    metrics = json.loads((workdir / 'metrics.json').read_text())
+    expected = {
+        'MCD', 'MCD/chance', 'MCD/best fixed map', 'thing_recall_map', 'colour_recall_image',
+        'stuff_recall_map', 'stuff_recall_image', 'image_map_agreement',
+        'image_map_agreement/ceiling', 'image_map_agreement/floor',
+    }  # fmt: skip
+    assert expected <= metrics.keys()
+    for name, entry in metrics.items():
+        assert entry.keys() == {'value', 'n', 'nfe', 'guidance', 'ema', 'weights'}
+        assert (entry['nfe'], entry['guidance'], entry['ema']) == (3, 1.0, True)
+        assert entry['weights'] == 'step 12'
+        assert entry['n'] == (8 if '/' in name else 6)
+        assert re.search(rf'^{re.escape(name)} +{entry["value"]:.4f}$', table, re.MULTILINE)
+    split = loader.Split(config.data.dir, 'validation')
+    truth = np.stack([sampler.true_ids(split[i], 64, False) for i in range(6)])
+    _, maps = samples.read_pairs(workdir / 'samples', 64)
+    assert metrics['MCD']['value'] == pytest.approx(mcd.mcd(maps, truth).mean())
+    assert metrics['image_map_agreement/ceiling']['value'] > 0.9
+
+    page = (workdir / 'samples' / 'report.html').read_text()
+    assert page.count('<figure') == 6
+    assert 'best fixed map' in page
+    assert 'MCD 1.' in page  # the note beside a caption
+    assert '<svg class="curve"' in page
+    assert json.loads((workdir / 'samples' / 'captions.json').read_text())[0]['caption'] in page
+    links = re.findall(r'(?:src|href)="([^"]{0,40})', page)
+    assert links
+    assert all(link.startswith('data:') for link in links)
+    assert 'http://' not in page.replace('http://www.w3.org/2000/svg', '')
+    assert 'https://' not in page

@@ -1,0 +1,410 @@
+"""Training as a user meets it: what a run writes, how it survives kills, what it refuses."""
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from conftest import ROOT, on_one_device, once, tiny_config
+from flax.traverse_util import flatten_dict
+from tensorboardX.proto import event_pb2
+
+from panoptic_jax import checkpoint, json_lines, sharding, state, train, weights
+from panoptic_jax.data import loader, manifest
+from panoptic_jax.diffusion import loss
+
+
+def steps_of(workdir):
+    return sorted(int(path.name) for path in workdir.glob('checkpoints/*') if path.name.isdigit())
+
+
+def losses_of(workdir):
+    """The lines of metrics.jsonl without what depends on the clock and the machine."""
+    lines = json_lines.read(workdir / 'metrics.jsonl')
+    timed = ('images_per_second', 'mfu', 'seconds', 'eta_seconds')
+    return [
+        {k: v for k, v in line.items() if k not in timed and not k.startswith('memory/')}
+        for line in lines
+    ]
+
+
+def events_of(workdir):
+    """(tags of scalars, tags of pictures, texts, names of hyperparameters)."""
+    scalars, pictures, texts, hyperparameters = set(), set(), {}, set()
+    for path in (workdir / 'tensorboard').glob('events*'):
+        content = path.read_bytes()
+        while content:
+            length = int.from_bytes(content[:8], 'little')
+            event = event_pb2.Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+            for value in event.summary.value:
+                plugin = value.metadata.plugin_data.plugin_name
+                if value.HasField('simple_value'):
+                    scalars.add(value.tag)
+                elif value.HasField('image'):
+                    pictures.add(value.tag)
+                elif plugin == 'text':
+                    texts[value.tag] = value.tensor.string_val[0].decode()
+                elif plugin == 'hparams':
+                    hyperparameters.add(value.tag)
+    return scalars, pictures, texts, hyperparameters
+
+
+# --- What a run writes.
+
+
+def test_loss_falls_and_every_log_line_is_complete(trained):
+    workdir, _ = trained
+    lines = json_lines.read(workdir / 'metrics.jsonl')
+    assert [line['step'] for line in lines] == [2, 4, 6, 8, 10, 12]
+    promised = {
+        'step', 'loss', 'loss_image', 'loss_map', 'grad_norm', 'learning_rate',
+        'images_per_second', 'mfu', 'seconds',
+    }  # fmt: skip
+    for line in lines:
+        assert promised <= line.keys()
+        assert line['loss'] == pytest.approx(line['loss_image'] + line['loss_map'], rel=1e-5)
+        assert line['images_per_second'] > 0
+        assert line['mfu'] > 0
+        assert [name for name in line if name.startswith('loss_map/t')]
+    assert lines[0]['learning_rate'] == pytest.approx(1e-3)
+    assert 1.5 < lines[0]['loss'] < 2.5  # unit noise and +-1 bits, predicted as about zero
+    assert lines[-1]['loss'] < lines[0]['loss'] - 0.02
+    assert lines[0]['loss_map'] > lines[2]['loss_map'] > lines[5]['loss_map']
+
+
+def test_held_out_loss_and_preview_are_recorded(trained):
+    lines = json_lines.read(trained[0] / 'validation.jsonl')
+    found = {}
+    for line in lines:
+        found.setdefault(line['step'], {}).update(line)
+    assert sorted(found) == [6, 12]
+    for numbers in found.values():
+        assert 0.5 < numbers['validation/loss_image'] < 1.5
+        assert 0.5 < numbers['validation/loss_map'] < 1.5
+        assert 0 < numbers['preview/mcd'] <= 2
+    assert found[12]['validation/loss_map'] < found[6]['validation/loss_map']
+
+
+def test_configuration_and_environment_are_recorded(trained):
+    workdir, config = trained
+    recorded = json.loads((workdir / 'config.json').read_text())
+    assert recorded == json.loads(json.dumps(config.to_dict()))
+    environment = json.loads((workdir / 'environment.json').read_text())
+    assert environment.keys() >= {'commit', 'packages', 'devices'}
+    assert environment['packages']['jax'] == jax.__version__
+
+
+def test_checkpoints_kept_are_the_last_and_every_sixth(trained):
+    assert steps_of(trained[0]) == [6, 10, 12]
+
+
+def test_tensorboard_files_hold_scalars_pictures_and_texts(trained):
+    scalars, pictures, texts, hyperparameters = events_of(trained[0])
+    assert scalars >= {'loss', 'loss_map', 'learning_rate', 'grad_norm', 'images_per_second'}
+    assert scalars >= {'validation/loss_image', 'preview/mcd', 'memory/host_bytes_in_use'}
+    assert pictures == {'preview'}
+    (overview,) = [text for tag, text in texts.items() if 'parameters' in tag]
+    assert 'image/blocks_0/qkv/kernel' in overview
+    assert 'map/patch_embed/kernel' in overview
+    assert any('session_start_info' in tag for tag in hyperparameters)
+
+
+def test_profiler_window_leaves_a_trace(trained):
+    (trace,) = (trained[0] / 'tensorboard' / 'plugins' / 'profile').glob('*/*.xplane.pb')
+    assert trace.stat().st_size > 10_000
+
+
+def test_finished_run_is_left_alone(trained, one_device):
+    workdir, config = trained
+    before = (workdir / 'metrics.jsonl').read_bytes()
+    assert train.train(config, str(workdir))
+    assert (workdir / 'metrics.jsonl').read_bytes() == before
+    assert steps_of(workdir) == [6, 10, 12]
+
+
+# --- Killed and gone on.
+
+
+def start(config_path, workdir):
+    """A real training process on one device; its output goes to workdir.log."""
+    log = open(f'{workdir}.log', 'ab')  # noqa: SIM115 - the child writes it
+    return subprocess.Popen(
+        f'{sys.executable} -m panoptic_jax.main --config={config_path} --workdir={workdir}'.split(),
+        cwd=ROOT,
+        env=os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def wait_for(process, happened, workdir):
+    while not happened():
+        if process.poll() is not None:
+            raise AssertionError(f'ended with {process.returncode}: {log_of(workdir)[-3000:]}')
+        time.sleep(0.002)
+
+
+def log_of(workdir):
+    return Path(f'{workdir}.log').read_text()
+
+
+def logged(workdir, step):
+    return any(line['step'] >= step for line in json_lines.read(workdir / 'metrics.jsonl'))
+
+
+def raw_state(workdir, step):
+    """Every array of a checkpoint, by path."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(workdir / 'checkpoints' / f'{step:08d}' / 'state')
+    return {jax.tree_util.keystr(path): a for path, a in jax.tree.leaves_with_path(tree)}
+
+
+def test_killed_run_ends_as_an_unbroken_one(scenes, tmp_path):
+    """kill -9 between checkpoints and inside the writing of one, then SIGTERM inside a window."""
+    config = tiny_config(scenes)
+    config.steps = 20
+    config.model.update(patch_size=8, patch_factor=1)  # starting a process takes long enough
+    content = f'json.loads({json.dumps(config.to_dict())!r})'
+    path = tmp_path / 'tiny.py'
+    path.write_text(
+        'import json\nimport ml_collections\n\n\n'
+        f'def get_config():\n    return ml_collections.ConfigDict({content})\n'
+    )
+    unbroken, broken = tmp_path / 'unbroken', tmp_path / 'broken'
+    straight = start(path, unbroken)
+
+    process = start(path, broken)
+    wait_for(process, lambda: logged(broken, 6) and 4 in steps_of(broken), broken)
+    process.kill()
+    process.wait()
+
+    def writing(step):
+        return list(broken.glob(f'checkpoints/{step:08d}.orbax-checkpoint-tmp*'))
+
+    done = steps_of(broken)[-1]
+    process = start(path, broken)
+    wait_for(process, lambda: writing(done + 4), broken)
+    process.kill()
+    process.wait()
+    assert writing(done + 4), 'the checkpoint was complete before the kill'
+    assert steps_of(broken)[-1] == done
+    assert logged(broken, done + 4)  # lines that the next start takes back
+
+    process = start(path, broken)
+    wait_for(process, lambda: logged(broken, done + 6), broken)
+    process.terminate()
+    assert process.wait() == 75
+    stopped = steps_of(broken)[-1]
+    assert done + 6 <= stopped < 20
+
+    process = start(path, broken)
+    assert process.wait() == 0, log_of(broken)[-3000:]
+    assert straight.wait() == 0, log_of(unbroken)[-3000:]
+    log = log_of(broken)
+    assert f'Going on from step {done} of' in log
+    assert f'Going on from step {stopped} of' in log
+    assert 'Traceback' not in log + log_of(unbroken)
+    assert not list(broken.glob('checkpoints/*tmp*'))
+
+    expected, found = raw_state(unbroken, 20), raw_state(broken, 20)
+    assert expected.keys() == found.keys()
+    assert any('opt_state' in name for name in found)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert [line['step'] for line in losses_of(broken)] == list(range(2, 21, 2))
+    assert losses_of(broken) == losses_of(unbroken)
+    seconds = [line['seconds'] for line in json_lines.read(broken / 'metrics.jsonl')]
+    assert seconds == sorted(seconds)
+
+
+def test_saved_state_is_not_touched_by_the_steps_after_it(tmp_path):
+    """The save goes on in the background while the next steps take over the state's buffers."""
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    tree = {f'w{i}': jnp.full((512, 128), i, jnp.float32) for i in range(40)}
+    shardings = sharding.of_tree(tree, mesh)
+    step = jax.jit(
+        lambda tree: jax.tree.map(lambda a: a * 1.5 + 1, tree),
+        donate_argnums=0,
+        in_shardings=(shardings,),
+        out_shardings=shardings,
+    )
+    tree = step(jax.device_put(tree, shardings))
+    expected = jax.tree.map(lambda a: np.array(a, copy=True), tree)
+    abstract = checkpoint.abstract(tree, shardings)
+    checkpoints = checkpoint.Checkpoints(str(tmp_path))
+    checkpoints.save(1, tree, {}, {})
+    for _ in range(20):
+        tree = step(tree)
+    jax.block_until_ready(tree)
+    checkpoints.close()
+    found, _ = checkpoint.Checkpoints(str(tmp_path), read_only=True).restore(1, abstract)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert float(tree['w0'][0, 0]) != float(expected['w0'][0, 0])
+
+
+def test_reader_leaves_a_save_under_way_alone(trained, tmp_path):
+    workdir = tmp_path / 'run'
+    shutil.copytree(trained[0] / 'checkpoints', workdir / 'checkpoints')
+    under_way = workdir / 'checkpoints' / '00000014.orbax-checkpoint-tmp'
+    under_way.mkdir()
+    params, description, step = weights.from_checkpoint(str(workdir), ema=True)
+    assert step == 12
+    assert description['model']['name'] == 'one_stream'
+    assert under_way.exists()
+    assert steps_of(workdir) == [6, 10, 12]
+    last, _, _ = weights.from_checkpoint(str(workdir), ema=False)
+    differ = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), params, last)
+    assert all(jax.tree.leaves(differ))
+
+
+# --- Refusals.
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """(workdir, config) of a copy of the trained run, to go on with."""
+    workdir = tmp_path / 'copy'
+    shutil.copytree(trained[0], workdir)
+    config = ml_collections.ConfigDict(trained[1].to_dict())
+    config.preview_every = config.validate_every = config.profile_at = 0
+    return workdir, config
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_names_the_step(copy, one_device, monkeypatch):
+    workdir, config = copy
+    config.steps = 20
+    config.learning_rate = 1e38
+    config.log_every = config.checkpoint_every = 4
+    sentence = r'of step 13 is not finite; the checkpoint of step 12 is good\.'
+    with pytest.raises(FloatingPointError, match=sentence):
+        train.train(config, str(workdir))
+    assert steps_of(workdir) == [6, 10, 12]
+    assert [line['step'] for line in losses_of(workdir)][-1] == 12
+    # Nor does a SIGTERM before the window's end save the ruins.
+    monkeypatch.setattr(checkpoint.Preemption, 'asked', lambda self, step: step == 14)
+    with pytest.raises(FloatingPointError, match=sentence):
+        train.train(config, str(workdir))
+    assert steps_of(workdir) == [6, 10, 12]
+
+
+def test_checkpoints_of_another_model_are_refused(copy, one_device):
+    workdir, config = copy
+    config.steps = 20
+    recorded = (workdir / 'config.json').read_text()
+    config.model.hidden_size = 64
+    with pytest.raises(ValueError, match=r'model\.hidden_size: 32 there, 64 in this config'):
+        train.train(config, str(workdir))
+    assert (workdir / 'config.json').read_text() == recorded
+    assert steps_of(workdir) == [6, 10, 12]
+
+
+def test_batch_must_be_shared_evenly(config, tmp_path):
+    config.batch_size = 12
+    with pytest.raises(ValueError, match='batch_size is 12; it must be a multiple of the 8'):
+        train.train(config, str(tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()
+
+
+# --- The step.
+
+
+def test_microbatches_give_the_same_step(config):
+    data = manifest.open_manifest(config.data.dir)
+    description = weights.describe(config, data)
+    model = weights.build_model(description, jnp.float32)
+    inputs = weights.model_inputs(description)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *map(zeros, inputs))['params'])
+    params = jax.tree.map(lambda a: jnp.float32(rng.normal(0, 0.1, a.shape)), shapes)
+    optimizer = state.make_optimizer(lambda step: 1e-3, 0.03, (0.9, 0.9))
+    train_state = jax.jit(lambda p: state.create(p, lambda path: False, optimizer))(params)
+    batches = loader.train_batches(config.data.dir, 'train', 8, 0)
+    batch = next(batches)
+    batches.close()
+    draw = functools.partial(
+        loss.draw_inputs,
+        scale=1.0,
+        empty_text=loader.empty_text(config.data.dir).astype(np.float32),
+        text_dropout=0.5,
+        map_size=64,
+        map_noise_std=2.0,
+        void_wins=False,
+    )
+    after = [
+        jax.jit(
+            functools.partial(
+                train.train_step,
+                model=model,
+                draw=draw,
+                optimizer=optimizer,
+                seed=0,
+                microbatches=microbatches,
+                ema_decay=0.9,
+            )
+        )(train_state, batch)
+        for microbatches in (1, 2)
+    ]
+    for name in ('loss', 'loss_map', 'grad_norm', 'bucket_image', 'bucket_count'):
+        np.testing.assert_allclose(*(s.totals[name] for s in after), rtol=1e-5, err_msg=name)
+    mu = [flatten_dict(s.opt_state[0].mu, sep='/') for s in after]
+    for name, value in mu[0].items():
+        scale = float(jnp.abs(value).max())
+        np.testing.assert_allclose(mu[1][name], value, atol=1e-5 * scale, err_msg=name)
+
+
+def zeros(array):
+    return jnp.zeros(array.shape, array.dtype)
+
+
+# --- A pretrained image model becomes two streams.
+
+
+@pytest.fixture(scope='session')
+def uvit(tmp_path_factory, scenes):
+    """(workdir, config) of a tiny U-ViT run with exported weights."""
+    config = tiny_config(scenes)
+    config.model.name = 'uvit'
+    config.steps = 2
+
+    def run(workdir):
+        with on_one_device():
+            assert train.train(config, str(workdir))
+        weights.export(config, str(workdir))
+
+    return once(tmp_path_factory, 'uvit', run), config
+
+
+def test_model_without_maps_logs_no_map_loss(uvit):
+    (line,) = json_lines.read(uvit[0] / 'metrics.jsonl')
+    assert line['loss_map'] is None
+    assert line['loss'] == line['loss_image']
+
+
+def test_two_streams_train_from_exported_image_weights(uvit, config, tmp_path, one_device):
+    config.model.name = 'two_stream'
+    config.init_weights = str(uvit[0] / 'weights.safetensors')
+    config.steps = 2
+    assert train.train(config, str(tmp_path))
+    params, _, step = weights.from_checkpoint(str(tmp_path), ema=True)
+    assert step == 2
+    loaded, _, _ = weights.load(config.init_weights)
+    found, origin = flatten_dict(params, sep='/'), flatten_dict(loaded, sep='/')
+    frozen = [name for name in origin if name.startswith(('image/blocks', 'image/text_embed'))]
+    for name in frozen:
+        np.testing.assert_array_equal(found[name], origin[name])
+    assert np.any(found['image/head/kernel'] != origin['image/head/kernel'])
+    kernel = 'blocks_0/qkv/kernel'  # the map's blocks started as copies, and were trained
+    distance = np.abs(found[f'map/{kernel}'] - origin[f'image/{kernel}']).max()
+    assert 0 < distance < 0.01
