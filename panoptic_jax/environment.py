@@ -12,6 +12,8 @@ import ml_collections
 from absl import logging
 from etils import epath
 
+from panoptic_jax import files
+
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
@@ -43,7 +45,7 @@ def record(workdir: str, config: ml_collections.ConfigDict) -> None:
         ]
         if changed:
             logging.warning('Settings have changed since the last start: %s.', ', '.join(changed))
-    _write(path, config.to_dict())
+    files.write_json(path, config.to_dict())
     details = {
         'commit': _commit(),
         'python': platform.python_version(),
@@ -51,14 +53,7 @@ def record(workdir: str, config: ml_collections.ConfigDict) -> None:
         'devices': [f'{device.device_kind} {device.id}' for device in jax.devices()],
         'processes': jax.process_count(),
     }
-    _write(folder / 'environment.json', details)
-
-
-def _write(path: epath.Path, content: dict[str, Any]) -> None:
-    """The file is there whole or not at all."""
-    unfinished = path.with_name(path.name + '.tmp')
-    unfinished.write_text(json.dumps(content, indent=1) + '\n')
-    unfinished.replace(path)
+    files.write_json(folder / 'environment.json', details)
 
 
 def _commit() -> str | None:

@@ -11,6 +11,8 @@ from typing import Any
 
 from etils import epath
 
+from panoptic_jax import files
+
 
 class JsonLines:
     """Appends to a file of lines, after cutting off what a resumed run will write again."""
@@ -28,9 +30,7 @@ class JsonLines:
         kept = [line for line in read(path) if line['step'] <= start_step]
         self._lines = [json.dumps(line) + '\n' for line in kept]
         if not self._remote:
-            partial = self._path.with_name(self._path.name + '.partial')
-            partial.write_text(''.join(self._lines))
-            partial.replace(self._path)
+            files.write_whole(self._path, ''.join(self._lines))
 
     def write(self, step: int, numbers: Mapping[str, float | None]) -> None:
         """Adds one line: the step and finite numbers or None, as `plain` makes them."""

@@ -17,7 +17,7 @@ from absl import logging
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from panoptic_jax import checkpoint, state
+from panoptic_jax import checkpoint, files, state
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.models import build, two_stream
@@ -67,9 +67,7 @@ def save(
     content = safetensors.numpy.save(tensors, metadata={'description': json.dumps(description)})
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + '.tmp')
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    files.write_whole(path, content)
 
 
 def load(path: str) -> tuple[dict, np.ndarray, dict[str, Any]]:

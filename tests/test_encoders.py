@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from panoptic_jax import prepare
+from panoptic_jax.data import geometry
 from panoptic_jax.data.coco import CocoPanoptic
 from panoptic_jax.encoders import pixels, taesd, words
 from panoptic_jax.encoders.load import load_autoencoder, load_text_encoder
@@ -120,7 +120,7 @@ def test_taesd_reproduces_photographs():
     """Golden numbers of one picture; all 103 gave 23.04 dB on average, 22.09 dB pooled."""
     autoencoder = load_autoencoder('taesd', str(WEIGHTS))
     source = CocoPanoptic(str(SAMPLE), 'val2017', limit=1)
-    image = prepare.fit(source[0])[0].astype(np.float32)[None] / 127.5 - 1
+    image = geometry.fit(source[0])[0].astype(np.float32)[None] / 127.5 - 1
     latents = jax.jit(autoencoder.encode)(image)
     assert latents.shape == (1, *autoencoder.latent_shape)
     assert abs(float(latents.std()) - 0.707) < 0.005

@@ -12,6 +12,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
+from panoptic_jax import files
 from panoptic_jax.data import geometry
 
 FORMAT = 1  # of the manifest and the records
@@ -155,22 +156,16 @@ def begin(data_dir: str, plan: Mapping[str, Any]) -> bool:
             'another data.dir or empty it.'
         )
     directory.mkdir(parents=True, exist_ok=True)
-    _write(directory / 'prepare.json', plan)
+    files.write_json(directory / 'prepare.json', plan)
     return True
 
 
 def finish(data_dir: str, plan: Mapping[str, Any]) -> None:
     """Declares the folder complete: its plan becomes the manifest."""
     directory = epath.Path(data_dir)
-    _write(directory / 'manifest.json', plan)
+    files.write_json(directory / 'manifest.json', plan)
     (directory / 'prepare.json').unlink()
     logging.info('%s is finished: %s.', data_dir, _counts(plan))
-
-
-def _write(path: epath.Path, content: Mapping[str, Any]) -> None:
-    unfinished = path.with_name(path.name + '.tmp')
-    unfinished.write_text(json.dumps(content, indent=1) + '\n')
-    unfinished.rename(path)
 
 
 def _counts(plan: Mapping[str, Any]) -> str:

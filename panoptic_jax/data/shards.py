@@ -80,7 +80,7 @@ def write_shard(
         record = tf_example_pb2.Example.FromString(features.serialize_example(example))
         writer.write(record.SerializeToString(deterministic=True))
     writer.close()
-    unfinished.rename(path)
+    unfinished.replace(path)
 
 
 def write_metadata(

@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 from scipy import ndimage
 
+from panoptic_jax import files
 from panoptic_jax.data import panoptic_png
 from panoptic_jax.data.example import Category
 
@@ -109,9 +110,5 @@ def write_panoptic_json(
         }
         for entry in categories
     ]
-    path = epath.Path(path)
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(
-        json.dumps({'images': [*images], 'annotations': [*annotations], 'categories': listed})
-    )
-    partial.replace(path)
+    content = {'images': [*images], 'annotations': [*annotations], 'categories': listed}
+    files.write_whole(path, json.dumps(content))

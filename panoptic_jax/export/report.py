@@ -14,6 +14,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from panoptic_jax import files
 from panoptic_jax.data import categories as category_lists
 from panoptic_jax.data.example import Category
 from panoptic_jax.export import figures
@@ -138,10 +139,7 @@ show();
 </script>
 </html>
 """
-    path = epath.Path(path)
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(page)
-    partial.replace(path)
+    files.write_whole(path, page)
 
 
 def _metrics_table(metrics: Sequence[Metric]) -> str:

@@ -19,7 +19,7 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from panoptic_jax import json_lines
+from panoptic_jax import files, json_lines
 from panoptic_jax.data import panoptic_png
 from panoptic_jax.data.example import Category
 from panoptic_jax.export import coco, report
@@ -54,7 +54,7 @@ def begin(folder: epath.Path, facts: Mapping[str, Any]) -> bool:
             )
     else:
         (folder / 'parts').mkdir(parents=True, exist_ok=True)
-        _write_json(path, facts)
+        files.write_json(path, facts)
     return not (folder / 'captions.json').exists()
 
 
@@ -95,7 +95,7 @@ def write_part(
             colours, entry['segments_info'] = coco.segments(large, categories)
             _write_png(folder / 'panoptic' / file_name, colours)
         entries.append(entry)
-    _write_json(_part(folder, first), entries)
+    files.write_json(_part(folder, first), entries)
 
 
 def finish(folder: epath.Path, categories: Sequence[Category]) -> None:
@@ -118,7 +118,7 @@ def finish(folder: epath.Path, categories: Sequence[Category]) -> None:
             categories,
         )
     captions = [{k: v for k, v in e.items() if k != 'segments_info'} for e in entries]
-    _write_json(folder / 'captions.json', captions)
+    files.write_json(folder / 'captions.json', captions)
     (folder / 'parts').rmtree()
     logging.info('Wrote %d pairs to %s.', len(entries), folder)
 
@@ -214,13 +214,6 @@ def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
             brief = isinstance(value, str | int | float)
             listed.append(f'{key}: {there!r} there, {value!r} now' if brief else key)
     return ', '.join(listed)
-
-
-def _write_json(path: epath.Path, content: Any) -> None:
-    """The file is there whole or not at all."""
-    unfinished = path.with_name(path.name + '.tmp')
-    unfinished.write_text(json.dumps(content, indent=1) + '\n')
-    unfinished.replace(path)
 
 
 def _write_png(path: epath.Path, pixels: np.ndarray) -> None:
