@@ -4,17 +4,17 @@ The metrics themselves are in `metrics/` and `data/scene_oracle.py`, the folder'
 `export/samples.py`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
 from etils import epath
 
-from panoptic_jax import sample, sampler
+from panoptic_jax import files, sample, sampler
 from panoptic_jax.data import loader, scene_oracle, scene_words
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.encoders.load import load_autoencoder
@@ -68,14 +68,14 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
         score, distances = score_mcd(maps, entries, split, manifest)
         scores.append(score)
         notes = [f'MCD {distance:.2f}' for distance in distances]
+        if facts['sample']['split'] == 'train':
+            scores += score_reproduction(images, maps, entries, split, manifest, config)
     if manifest['source']['train'].get('source') == 'scenes':
         scores += score_scenes(images, maps, entries, manifest, config)
 
     numbers = table(scores, facts)
     path = epath.Path(workdir) / 'metrics.json'
-    unfinished = path.with_name('metrics.json.tmp')
-    unfinished.write_text(json.dumps(numbers, indent=1) + '\n')
-    unfinished.replace(path)
+    files.write_json(path, numbers)
     logging.info('Wrote %s.', path)
     for name, entry in numbers.items():
         print(f'{name:44} {entry["value"]:8.4f}')
@@ -135,6 +135,59 @@ def score_mcd(
     return Score(metric, len(entries), len(records)), distances
 
 
+def score_reproduction(
+    images: Sequence[np.ndarray],
+    maps: np.ndarray,
+    entries: Sequence[Mapping],
+    split: loader.Split,
+    manifest: Mapping[str, Any],
+    config: ml_collections.ConfigDict,
+) -> list[Score]:
+    """How closely pairs repeat the training pictures whose captions they were drawn from.
+
+    'map_agreement' is the share of map pixels with the true category, void being one of them;
+    'latent_correlation' is Pearson's, between the stored latents and those of the image encoded
+    again. The floor compares with the next pair's picture, the ceiling is what the autoencoder
+    leaves of the true one.
+    """
+    records = [split[entry['record']] for entry in entries]
+    side, void_wins = maps.shape[1], manifest['void_wins']
+    true_maps = np.stack([sampler.true_ids(record, side, void_wins) for record in records])
+    autoencoder = load_autoencoder(manifest['autoencoder']['name'], config.data.autoencoder_weights)
+    encode = jax.jit(lambda image: autoencoder.encode(image[None] / 127.5 - 1)[0])
+    decode = sampler.pixel_decoder(autoencoder)
+    true_latents = [np.float32(record['latents']) for record in records]
+    latents = [np.asarray(encode(np.float32(image))) for image in images]
+    repeated = [np.asarray(encode(jnp.float32(decode(latent[None])[0]))) for latent in true_latents]
+
+    def correlation(theirs, offset=0):
+        pairs = zip(theirs, np.roll(true_latents, offset, axis=0), strict=True)
+        return float(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairs]))
+
+    def agreement(offset=0):
+        return float(np.mean(maps == np.roll(true_maps, offset, axis=0)))
+
+    count = len(entries)
+    detail = f'higher is better, n = {count}'
+    metrics = (
+        report.Metric(
+            'map_agreement',
+            agreement(),
+            {'floor': agreement(1), 'ceiling': 1.0},
+            'Share of map pixels that have the training picture’s category.',
+            detail=detail,
+        ),
+        report.Metric(
+            'latent_correlation',
+            correlation(latents),
+            {'floor': correlation(latents, 1), 'ceiling': correlation(repeated)},
+            'How alike the image and the training picture are to the autoencoder.',
+            detail=detail,
+        ),
+    )
+    return [Score(metric, count, count) for metric in metrics]
+
+
 def score_scenes(
     images: Sequence[np.ndarray],
     maps: np.ndarray,
@@ -159,7 +212,7 @@ def score_scenes(
     records = [split[i] for i in range(min(len(split), _ORACLE_PICTURES))]
     name = manifest['autoencoder']['name']
     autoencoder = load_autoencoder(name, config.data.autoencoder_weights)
-    decode = jax.jit(lambda latents: sampler.to_pixels(autoencoder.decode(latents)))
+    decode = sampler.pixel_decoder(autoencoder)
     decoded = [np.asarray(decode(np.float32(record['latents'])[None])[0]) for record in records]
     truth = [sampler.true_ids(r, maps.shape[1], manifest['void_wins']) for r in records]
     yardsticks = scene_oracle.yardsticks(decoded, truth, [r['captions'][0] for r in records])

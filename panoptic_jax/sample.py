@@ -7,8 +7,7 @@ The sampler is made in `sampler.py`, the folder's format is `export/samples.py`,
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,10 +19,18 @@ from etils import epath
 from panoptic_jax import dashboards, sharding, train, weights
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
-from panoptic_jax.encoders.load import Autoencoder, load_autoencoder, load_text_encoder
+from panoptic_jax.encoders.load import load_autoencoder, load_text_encoder
 from panoptic_jax.export import samples
 from panoptic_jax.metrics import mcd
-from panoptic_jax.sampler import category_list, keys, make_sampler, map_side, to_pixels, true_ids
+from panoptic_jax.progress import Progress
+from panoptic_jax.sampler import (
+    category_list,
+    keys,
+    make_sampler,
+    map_side,
+    pixel_decoder,
+    true_ids,
+)
 
 
 def make_preview(config: ml_collections.ConfigDict) -> train.Preview:
@@ -57,7 +64,7 @@ def make_preview(config: ml_collections.ConfigDict) -> train.Preview:
     rows = whole if config.preview_count % mesh.size else sharding.of_batch(mesh)
     # None: the parameters stay as the train state has them.
     draw = jax.jit(sampler, in_shardings=(None, rows, rows, rows), out_shardings=whole)
-    decode = _decoder(autoencoder)
+    decode = pixel_decoder(autoencoder)
     noise_keys = keys(0, 0, config.preview_count)
 
     def preview(params):
@@ -163,13 +170,15 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
         description, empty_text, settings, train.compute_dtype(config.model.dtype)
     )
     draw = jax.jit(sampler, in_shardings=(sharding.replicated(mesh), rows, rows, rows))
-    decode = _decoder(autoencoder)
+    decode = pixel_decoder(autoencoder)
     params = jax.device_put(params, sharding.replicated(mesh))
-    started, done = time.monotonic(), 0
-    for first in range(0, len(wanted), settings.batch_size):
-        if samples.has_part(folder, first):
-            continue
-        batch = wanted[first : first + settings.batch_size]
+    batches = {
+        first: wanted[first : first + settings.batch_size]
+        for first in range(0, len(wanted), settings.batch_size)
+        if not samples.has_part(folder, first)
+    }
+    progress = Progress('sample', 'pairs', sum(map(len, batches.values())))
+    for first, batch in batches.items():
         # The last batch is filled up, so that one compilation serves all.
         padded = batch + [batch[-1]] * (settings.batch_size - len(batch))
         texts = text_encoder.encode([request['caption'] for request in padded])
@@ -180,15 +189,9 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
         latents, ids = draw(params, texts, keys(settings.seed, first, len(padded)), given)
         images, ids = np.asarray(decode(latents)), None if ids is None else np.asarray(ids)
         samples.write_part(folder, first, batch, images, ids, listed)
-        done += len(batch)
-        left = (time.monotonic() - started) / done * (len(wanted) - first - len(batch))
-        logging.info('sample: %d/%d pairs, %.0f s left', first + len(batch), len(wanted), left)
+        progress.add(len(batch))
     samples.finish(folder, listed)
     samples.write_page(folder, log)
-
-
-def _decoder(autoencoder: Autoencoder) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(lambda latents: to_pixels(autoencoder.decode(latents)))
 
 
 def _read_prompts(text: str) -> list[str]:

@@ -15,6 +15,7 @@ from panoptic_jax import weights
 from panoptic_jax.data import categories
 from panoptic_jax.data.example import Category
 from panoptic_jax.diffusion import bits, guidance, solver
+from panoptic_jax.encoders.load import Autoencoder
 
 Sampler = Callable[..., tuple[jax.Array, jax.Array | None]]
 
@@ -77,9 +78,16 @@ def keys(seed: int, first: int, count: int) -> jax.Array:
     return jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
 
 
-def to_pixels(image: jax.Array) -> jax.Array:
-    """[-1, 1] -> uint8."""
-    return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)
+def pixel_decoder(autoencoder: Autoencoder) -> Callable[[jax.Array], jax.Array]:
+    """A jitted function from latents (B, h, w, c), without scale, to uint8 (B, 256, 256, 3)."""
+
+    @jax.jit
+    def decode(latents):
+        return jnp.clip(jnp.round((autoencoder.decode(latents) + 1) * 127.5), 0, 255).astype(
+            jnp.uint8
+        )
+
+    return decode
 
 
 def category_list(description: Mapping[str, Any]) -> list[Category]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from panoptic_jax import evaluate, sample, sampler, weights
 from panoptic_jax.data import loader, manifest
+from panoptic_jax.encoders.load import load_autoencoder
 from panoptic_jax.export import samples
 from panoptic_jax.metrics import mcd
 from panoptic_jax.models import build
@@ -67,21 +68,21 @@ def test_job_goes_on_after_a_kill_and_gives_the_same_bytes(run, sampled, monkeyp
         + ['captions.json', 'panoptic.json', 'report.html', 'settings.json']
     )
 
-    write_json = samples._write_json
+    write_json = samples.files.write_json
 
     def killed(path, content):
         if path.name == '00000004.json':  # the second batch's pictures are there, its marker not
             raise KeyboardInterrupt
         write_json(path, content)
 
-    monkeypatch.setattr(samples, '_write_json', killed)
+    monkeypatch.setattr(samples.files, 'write_json', killed)
     with pytest.raises(KeyboardInterrupt):
         sample.sample(config, str(workdir))
     assert (folder / 'images' / '00000005.png').exists()
     assert not (folder / 'captions.json').exists()
     (folder / 'images' / '00000005.png').write_bytes(b'half')
     first = (folder / 'images' / '00000000.png').stat().st_mtime_ns
-    monkeypatch.setattr(samples, '_write_json', write_json)
+    monkeypatch.setattr(samples.files, 'write_json', write_json)
     sample.sample(config, str(workdir))
     found = contents(folder)
     found.pop('report.html'), expected.pop('report.html')  # has this workdir's loss curve
@@ -236,6 +237,31 @@ def test_encoders_other_than_the_models_are_refused(config, tmp_path):
     with pytest.raises(ValueError, match=r"text encoder 'words' at hand has hash \w{12}"):
         sample.sample(config, str(tmp_path))
     assert not (tmp_path / 'samples').exists()
+
+
+def test_reproduction_of_training_pictures_is_scored(config):
+    split = loader.Split(config.data.dir, 'train')
+    opened = manifest.open_manifest(config.data.dir)
+    entries = [{'record': i} for i in (5, 0, 3)]
+    records = [split[entry['record']] for entry in entries]
+    decode = sampler.pixel_decoder(load_autoencoder('pixels'))
+    images = [np.asarray(decode(np.float32(record['latents'])[None]))[0] for record in records]
+    maps = np.stack([sampler.true_ids(record, 64, False) for record in records])
+
+    def scores(images, maps):
+        found = evaluate.score_reproduction(images, maps, entries, split, opened, config)
+        return [score.metric for score in found]
+
+    agreement, correlation = scores(images, maps)
+    assert agreement.value == 1 > agreement.yardsticks['floor']
+    assert correlation.value == pytest.approx(correlation.yardsticks['ceiling'], abs=1e-6)
+    assert correlation.value > 0.98
+    assert correlation.yardsticks['floor'] < 0.9
+    maps[0, :32] = 133  # no scene has it: half of one map of three is wrong
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    agreement, correlation = scores([noise, *images[1:]], maps)
+    assert agreement.value == pytest.approx(5 / 6)
+    assert 0.6 < correlation.value < 0.7  # two of three
 
 
 def test_evaluation_writes_metrics_and_page(run, sampled, capsys):
