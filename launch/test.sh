@@ -5,11 +5,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
 
 make_venv tests/requirements.txt requirements.txt
-export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
-# Compiling is most of the tests' time; what took half a second and more is kept between runs.
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
-export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 
 .venv/bin/python -m ruff format --check .
 .venv/bin/python -m ruff check .
