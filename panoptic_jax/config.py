@@ -51,7 +51,7 @@ def default() -> ml_collections.ConfigDict:
     config.microbatches = 1  # gradient accumulation: parts that each batch is worked off in
     config.learning_rate = 2e-4  # between warm-up and cool-down
     config.warmup_steps = 5000  # linear from 0
-    config.cooldown_steps = 0  # linear to 0 over the last steps; the paper has none
+    config.cooldown = 0.0  # share of the steps, at their end, linear to 0; the paper has none
     config.weight_decay = 0.03
     config.betas = (0.9, 0.9)
     config.ema_decay = 0.9999  # reached gradually: min(ema_decay, (1 + step) / (10 + step))
@@ -113,10 +113,10 @@ _POSITIVE = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     'data.train_images', 'data.validation_images', 'data.workers', 'warmup_steps',
-    'cooldown_steps', 'weight_decay', 'validate_every', 'preview_every', 'keep_every',
+    'weight_decay', 'validate_every', 'preview_every', 'keep_every',
     'profile_at', 'sample.map_init_std',
 )  # fmt: skip
-_SHARES = ('ema_decay', 'text_dropout')
+_SHARES = ('cooldown', 'ema_decay', 'text_dropout')
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -162,11 +162,6 @@ def check(config: ml_collections.ConfigDict) -> None:
         config.checkpoint_every % config.log_every == 0,
         'checkpoint_every',
         f'a multiple of log_every ({config.log_every})',
-    )
-    require(
-        config.warmup_steps + config.cooldown_steps <= max(config.steps, 1),
-        'cooldown_steps',
-        f'at most steps - warmup_steps ({config.steps - config.warmup_steps})',
     )
     require(
         sample.solver in ('fast', '2M') or sample.evaluations % int(sample.solver) == 0,

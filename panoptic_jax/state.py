@@ -49,11 +49,14 @@ def merge(params: Mapping, frozen: Mapping) -> dict:
 
 
 def learning_rate(
-    step: jax.Array, peak: float, warmup_steps: int, steps: int, cooldown_steps: int
+    step: jax.Array, peak: float, warmup_steps: int, steps: int, cooldown: float
 ) -> jax.Array:
-    """Rate of the update that follows `step` done ones: linear up, constant, linear down to 0."""
+    """Rate of the update that follows `step` done ones: linear up, constant, linear down to 0.
+
+    The way down takes the share `cooldown` of all `steps`; where it meets the way up, both count.
+    """
     rate = peak * jnp.minimum(1.0, (step + 1) / max(1, warmup_steps))
-    return rate * jnp.clip((steps - step) / cooldown_steps, 0, 1) if cooldown_steps else rate
+    return rate * jnp.clip((steps - step) / (cooldown * steps), 0, 1) if cooldown else rate
 
 
 def ema_decay(step: jax.Array, decay: float) -> jax.Array:

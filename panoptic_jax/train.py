@@ -135,7 +135,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
         peak=config.learning_rate,
         warmup_steps=config.warmup_steps,
         steps=config.steps,
-        cooldown_steps=config.cooldown_steps,
+        cooldown=config.cooldown,
     )
     optimizer = state.make_optimizer(schedule, config.weight_decay, config.betas)
     is_frozen = build.frozen_rule(config.model.name)

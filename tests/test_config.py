@@ -36,6 +36,7 @@ def test_defaults_are_possible():
         ('steps', 0, 'positive'),
         ('learning_rate', -1e-4, 'positive'),
         ('warmup_steps', -1, 'zero or more'),
+        ('cooldown', 1.5, 'between 0 and 1'),
         ('ema_decay', 1.5, 'between 0 and 1'),
         ('text_dropout', -0.1, 'between 0 and 1'),
         ('microbatches', 3, None),

@@ -14,10 +14,12 @@ def rates(**arguments):
 
 
 def test_learning_rate_warms_up_stays_and_cools_down():
-    found = rates(peak=2.0, warmup_steps=4, steps=10, cooldown_steps=5)
+    found = rates(peak=2.0, warmup_steps=4, steps=10, cooldown=0.5)
     expected = [0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 1.6, 1.2, 0.8, 0.4, 0.0, 0.0]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert rates(peak=2.0, warmup_steps=0, steps=10, cooldown_steps=0) == [2.0] * 12
+    assert rates(peak=2.0, warmup_steps=0, steps=10, cooldown=0.0) == [2.0] * 12
+    met = rates(peak=1.0, warmup_steps=4, steps=4, cooldown=1.0)[:5]
+    np.testing.assert_allclose(met, [0.25, 0.375, 0.375, 0.25, 0.0], rtol=1e-6)
 
 
 def test_average_follows_its_closed_form():

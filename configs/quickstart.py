@@ -1,0 +1,42 @@
+"""From nothing to pairs on a CPU: a small one-stream model on the embedded scenes.
+
+    bash launch/quickstart.sh
+
+The settings are the best found for six minutes of training on two cores; README.md
+has the scores. More steps give better pairs: bash launch/quickstart.sh --config.steps=4000.
+"""
+
+import ml_collections
+
+from panoptic_jax import config as settings
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """64 image tokens, 64 map tokens and 24 words; no download."""
+    config = settings.default()
+    config.data.dir = 'runs/data/scenes'
+    config.data.source = 'scenes'
+    config.data.train_images = 2048
+    config.data.validation_images = 128
+    config.data.images_per_shard = 256
+    config.data.autoencoder = 'pixels'
+    config.data.text_tokens = 24
+    config.data.text_features = 64
+    config.model.hidden_size = 192
+    config.model.depth = 2
+    config.model.num_heads = 3
+    config.model.patch_size = 4
+    config.steps = 800
+    config.batch_size = 16
+    config.learning_rate = 3e-3
+    config.warmup_steps = 30
+    config.cooldown = 1.0
+    config.ema_decay = 0.98
+    config.log_every = 20
+    config.validate_every = 100
+    config.preview_every = 0
+    config.checkpoint_every = 100
+    config.sample.batch_size = 32
+    config.sample.evaluations = 20
+    config.lock()
+    return config
