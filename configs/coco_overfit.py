@@ -1,15 +1,15 @@
 """Eight COCO photographs by heart: the check that the whole path can learn real images and maps.
 
     python -m panoptic_jax.main --config=configs/coco_overfit.py --mode=prepare \
-        --config.data.root=COCO --config.data.autoencoder_weights=taesd.safetensors
+        --config.data.root=data/coco2017 --config.data.autoencoder_weights=taesd.safetensors
     python -m panoptic_jax.main --config=configs/coco_overfit.py --workdir=runs/coco_overfit
     python -m panoptic_jax.main --config=configs/coco_overfit.py --workdir=runs/coco_overfit \
-        --mode=evaluate
+        --mode=evaluate --config.data.autoencoder_weights=taesd.safetensors
 
-COCO needs val2017 only. Prepare and evaluate read the autoencoder's weights, training does not.
+Of COCO it needs val2017 only.
 Hardware and hours: 18 minutes of training on two CPU cores.
-Expected score, as it was reached: map_agreement 0.999, latent_correlation 0.930 of the 0.952 that the
-  autoencoder itself leaves, MCD 0.003 where chance is 1.93.
+Expected score, as it was reached: map_agreement 0.999; latent_correlation 0.930, where TAESD itself
+  leaves 0.952; MCD 0.003, where chance is 1.93.
 """
 
 import ml_collections
