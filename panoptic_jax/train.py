@@ -258,7 +258,9 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
         meta = {'seconds': timer.seconds, 'description': description}
         checkpoints.save(step, train_state, batches.get_state(), meta)
 
-    # --- The loop. Numbers of a window are fetched after the next step has been dispatched.
+    # --- The loop. Numbers of a window are fetched after the next step has been dispatched; a CPU
+    # computes while it dispatches, which would date them one step late.
+    dispatch_computes = jax.default_backend() == 'cpu'
     pending = None
     with checkpoint.Preemption() as preemption:
         try:
@@ -280,7 +282,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
                     and config.preview_every
                     and step % config.preview_every == 0,
                 }
-                if any(pauses.values()):
+                if any(pauses.values()) or (pending and dispatch_computes):
                     jax.block_until_ready(train_state)
                     if pending:
                         write(*pending)

@@ -18,7 +18,7 @@ from conftest import ROOT, on_one_device, once, tiny_config
 from flax.traverse_util import flatten_dict
 from tensorboardX.proto import event_pb2
 
-from panoptic_jax import checkpoint, json_lines, sharding, state, train, weights
+from panoptic_jax import checkpoint, clock, json_lines, sharding, state, train, weights
 from panoptic_jax.data import loader, manifest
 from panoptic_jax.diffusion import loss
 
@@ -80,6 +80,18 @@ def test_loss_falls_and_every_log_line_is_complete(trained):
     assert 1.5 < lines[0]['loss'] < 2.5  # unit noise and +-1 bits, predicted as about zero
     assert lines[-1]['loss'] < lines[0]['loss'] - 0.02
     assert lines[0]['loss_map'] > lines[2]['loss_map'] > lines[5]['loss_map']
+
+
+def test_a_window_is_timed_before_the_step_after_it(config, tmp_path, one_device, monkeypatch):
+    """On CPU, where dispatching a step computes it."""
+    put, reported = [], []
+    put_batch, report = sharding.put_batch, clock.Clock.report
+    monkeypatch.setattr(sharding, 'put_batch', lambda *a: put.append(0) or put_batch(*a))
+    monkeypatch.setattr(
+        clock.Clock, 'report', lambda self, n: reported.append((n, len(put))) or report(self, n)
+    )
+    train.train(config, str(tmp_path))
+    assert reported == [(2, 2), (4, 4), (6, 6), (8, 8)]
 
 
 def test_held_out_loss_and_preview_are_recorded(trained):
