@@ -47,6 +47,9 @@ class Checkpoints:
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
+                # Orbax sets these itself for a reader, with a warning each.
+                create=not read_only,
+                save_interval_steps=0 if read_only else 1,
             ),
         )
 
