@@ -25,7 +25,7 @@ class Progress:
             self._last = now
             rate = self._done / (now - self._start)
             logging.info(
-                '%s: %d/%d %s, %.1f %s/s, %.0f s left',
+                '%s: %d/%d %s, %.3g %s/s, %.0f s left',
                 self._job, self._done, self._total, self._items, rate, self._items,
                 (self._total - self._done) / rate,
             )  # fmt: skip
