@@ -83,9 +83,8 @@ def pixel_decoder(autoencoder: Autoencoder) -> Callable[[jax.Array], jax.Array]:
 
     @jax.jit
     def decode(latents):
-        return jnp.clip(jnp.round((autoencoder.decode(latents) + 1) * 127.5), 0, 255).astype(
-            jnp.uint8
-        )
+        values = (autoencoder.decode(latents) + 1) * 127.5
+        return jnp.clip(jnp.round(values), 0, 255).astype(jnp.uint8)
 
     return decode
 
