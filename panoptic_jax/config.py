@@ -26,9 +26,10 @@ def default() -> ml_collections.ConfigDict:
     data.validation_images = 0  # likewise
     data.scene_seed = 0  # 'scenes': which scenes are drawn
     data.images_per_shard = 1024  # images; the unit of work that a restart repeats
-    data.autoencoder = 'taesd'  # 'taesd' | 'pixels' (later 'sd')
-    data.autoencoder_weights = ''  # 'taesd': path of a safetensors file with diffusers' key names
-    data.text = 'words'  # 'words': frozen random vector per word (later 'clip')
+    data.autoencoder = 'taesd'  # 'sd': Stable Diffusion's | 'taesd': a tiny one | 'pixels'
+    data.autoencoder_weights = ''  # 'sd', 'taesd': safetensors file with diffusers' names, or hf://
+    data.text = 'words'  # 'clip': ViT-L/14's text tower | 'words': frozen random vector per word
+    data.text_weights = ''  # 'clip': folder with model.safetensors and the vocabulary, or hf://
     data.text_tokens = 77  # tokens per caption; longer captions are cut
     data.text_features = 768  # numbers per token
     data.void_wins = False  # pooling of maps: True is the paper's literal min-pooling
@@ -94,8 +95,8 @@ def default() -> ml_collections.ConfigDict:
 
 _CHOICES = {
     'data.source': ('coco', 'scenes'),
-    'data.autoencoder': ('taesd', 'pixels'),
-    'data.text': ('words',),
+    'data.autoencoder': ('sd', 'taesd', 'pixels'),
+    'data.text': ('clip', 'words'),
     'model.name': build.NAMES,
     'model.patch_factor': (1, 2, 4),
     'model.dtype': ('auto', 'float32', 'bfloat16'),

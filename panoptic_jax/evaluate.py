@@ -7,8 +7,6 @@ The metrics themselves are in `metrics/` and `data/scene_oracle.py`, the folder'
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
@@ -18,7 +16,7 @@ from panoptic_jax import files, sample, sampler
 from panoptic_jax.data import loader, scene_oracle, scene_words
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.encoders.load import load_autoencoder
-from panoptic_jax.export import report, samples
+from panoptic_jax.export import pairs, report, samples
 from panoptic_jax.metrics import mcd
 
 _YARDSTICK_PICTURES = 5000  # at most, of the split that the captions are from
@@ -59,7 +57,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
             f'{folder} has no maps, which are all that can be scored so far; evaluate a model with '
             'maps.'
         )
-    images, maps = samples.read_pairs(folder, facts['map_size'])
+    found = pairs.Pairs(folder, map_size=facts['map_size'])
+    images = [found.image(i) for i in range(len(found))]
+    maps = np.stack([found.ids(i) for i in range(len(found))])
 
     scores: list[Score] = []
     notes = None
@@ -154,11 +154,13 @@ def score_reproduction(
     side, void_wins = maps.shape[1], manifest['void_wins']
     true_maps = np.stack([sampler.true_ids(record, side, void_wins) for record in records])
     autoencoder = load_autoencoder(manifest['autoencoder']['name'], config.data.autoencoder_weights)
-    encode = jax.jit(lambda image: autoencoder.encode(image[None] / 127.5 - 1)[0])
-    decode = sampler.pixel_decoder(autoencoder)
-    true_latents = [np.float32(record['latents']) for record in records]
-    latents = [np.asarray(encode(np.float32(image))) for image in images]
-    repeated = [np.asarray(encode(jnp.float32(decode(latent[None])[0]))) for latent in true_latents]
+    true_latents = np.stack([sampler.true_latents(record) for record in records])
+
+    def encode(pictures):
+        encoded = autoencoder.encode(np.stack(pictures))
+        return np.split(encoded, 2, axis=-1)[0] if autoencoder.has_variance else encoded
+
+    latents, repeated = encode(images), encode(autoencoder.decode(true_latents))
 
     def correlation(theirs, offset=0):
         pairs = zip(theirs, np.roll(true_latents, offset, axis=0), strict=True)
@@ -212,8 +214,7 @@ def score_scenes(
     records = [split[i] for i in range(min(len(split), _ORACLE_PICTURES))]
     name = manifest['autoencoder']['name']
     autoencoder = load_autoencoder(name, config.data.autoencoder_weights)
-    decode = sampler.pixel_decoder(autoencoder)
-    decoded = [np.asarray(decode(np.float32(record['latents'])[None])[0]) for record in records]
+    decoded = autoencoder.decode(np.stack([sampler.true_latents(record) for record in records]))
     truth = [sampler.true_ids(r, maps.shape[1], manifest['void_wins']) for r in records]
     yardsticks = scene_oracle.yardsticks(decoded, truth, [r['captions'][0] for r in records])
     scores = []

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
@@ -25,7 +23,7 @@ from panoptic_jax.encoders.load import (
 )
 from panoptic_jax.progress import Progress
 
-_ENCODE_BATCH = 8  # images; constant, so that one compilation serves all
+_ENCODE_BATCH = 8  # images
 _THREADS = 4  # that decode and resize images while others are encoded
 
 
@@ -64,13 +62,14 @@ def prepare(config: ml_collections.ConfigDict) -> None:
     remaining = [(split, i) for split, i in work if not _path(data.dir, plan, split, i).exists()]
     if len(remaining) < len(work):
         logging.info('%d of %d shards are there already.', len(work) - len(remaining), len(work))
-    encode = jax.jit(lambda images: autoencoder.encode(images / jnp.float32(127.5) - 1))
     progress = Progress(
         'prepare', 'images', sum(plan['splits'][split]['image_shards'][i] for split, i in remaining)
     )
     with futures.ThreadPoolExecutor(_THREADS) as pool:
         for split, index in remaining:
-            records = encode_shard(sources[split], plan, split, index, encode, text_encoder, pool)
+            records = encode_shard(
+                sources[split], plan, split, index, autoencoder, text_encoder, pool
+            )
             images = []
             path = _path(data.dir, plan, split, index, 'captions')
             shards.write_shard(path, caption_features, _captions(progress.of(records), images))
@@ -124,7 +123,7 @@ def encode_shard(
     plan: Mapping[str, Any],
     split: str,
     index: int,
-    encode: Callable[[np.ndarray], jax.Array],
+    autoencoder: Autoencoder,
     text_encoder: TextEncoder,
     pool: futures.Executor,
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -135,7 +134,7 @@ def encode_shard(
       plan: From `manifest.make_plan`.
       split: 'train' or 'validation'.
       index: Which shard.
-      encode: (8, 256, 256, 3) uint8 to latents, jitted.
+      autoencoder: Encodes the pictures.
       text_encoder: Encodes the captions.
       pool: Runs `source[i]` and the geometry ahead of the encoder.
 
@@ -157,10 +156,10 @@ def encode_shard(
     next_caption = sum(sizes['caption_shards'][:index])
     loaded = _ahead(pool, load, range(first, first + sizes['image_shards'][index]))
     while batch := list(itertools.islice(loaded, _ENCODE_BATCH)):
-        images = np.zeros((_ENCODE_BATCH, geometry.IMAGE_SIZE, geometry.IMAGE_SIZE, 3), np.uint8)
-        images[: len(batch)] = [image for _, (image, _, _) in batch]
-        latents = np.asarray(encode(images)).astype(np.float16)
-        for (example, (_, category, instance)), latent in zip(batch, latents, strict=False):
+        latents = autoencoder.encode(np.stack([image for _, (image, _, _) in batch]))
+        for (example, (_, category, instance)), latent in zip(
+            batch, latents.astype(np.float16), strict=True
+        ):
             image_record = {
                 'moments' if plan['autoencoder']['has_variance'] else 'latents': latent,
                 'category': category,

@@ -28,7 +28,6 @@ from panoptic_jax.sampler import (
     keys,
     make_sampler,
     map_side,
-    pixel_decoder,
     true_ids,
 )
 
@@ -64,12 +63,11 @@ def make_preview(config: ml_collections.ConfigDict) -> train.Preview:
     rows = whole if config.preview_count % mesh.size else sharding.of_batch(mesh)
     # None: the parameters stay as the train state has them.
     draw = jax.jit(sampler, in_shardings=(None, rows, rows, rows), out_shardings=whole)
-    decode = pixel_decoder(autoencoder)
     noise_keys = keys(0, 0, config.preview_count)
 
     def preview(params):
         latents, ids = draw(params, text, noise_keys, given)
-        images = np.asarray(decode(latents))
+        images = autoencoder.decode(np.asarray(latents))
         if not has_map:
             return {'preview': images}, {}
         grid = dashboards.grid(images, np.asarray(ids), columns=4)
@@ -170,7 +168,6 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
         description, empty_text, settings, train.compute_dtype(config.model.dtype)
     )
     draw = jax.jit(sampler, in_shardings=(sharding.replicated(mesh), rows, rows, rows))
-    decode = pixel_decoder(autoencoder)
     params = jax.device_put(params, sharding.replicated(mesh))
     batches = {
         first: wanted[first : first + settings.batch_size]
@@ -187,7 +184,8 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
             records = [split[request['record']] for request in padded]
             given = np.stack([true_ids(r, side, manifest['void_wins']) for r in records])
         latents, ids = draw(params, texts, keys(settings.seed, first, len(padded)), given)
-        images, ids = np.asarray(decode(latents)), None if ids is None else np.asarray(ids)
+        images = autoencoder.decode(np.asarray(latents))
+        ids = None if ids is None else np.asarray(ids)
         samples.write_part(folder, first, batch, images, ids, listed)
         progress.add(len(batch))
     samples.finish(folder, listed)

@@ -15,7 +15,6 @@ from panoptic_jax import weights
 from panoptic_jax.data import categories
 from panoptic_jax.data.example import Category
 from panoptic_jax.diffusion import bits, guidance, solver
-from panoptic_jax.encoders.load import Autoencoder
 
 Sampler = Callable[..., tuple[jax.Array, jax.Array | None]]
 
@@ -78,17 +77,6 @@ def keys(seed: int, first: int, count: int) -> jax.Array:
     return jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
 
 
-def pixel_decoder(autoencoder: Autoencoder) -> Callable[[jax.Array], jax.Array]:
-    """A jitted function from latents (B, h, w, c), without scale, to uint8 (B, 256, 256, 3)."""
-
-    @jax.jit
-    def decode(latents):
-        values = (autoencoder.decode(latents) + 1) * 127.5
-        return jnp.clip(jnp.round(values), 0, 255).astype(jnp.uint8)
-
-    return decode
-
-
 def category_list(description: Mapping[str, Any]) -> list[Category]:
     """The categories of a description or a manifest."""
     return [Category(c['id'], c['name'], c['is_thing']) for c in description['categories']]
@@ -103,3 +91,10 @@ def true_ids(record: Mapping[str, Any], side: int, void_wins: bool) -> np.ndarra
     """(side, side) uint8: a prepared record's map at the model's resolution."""
     factor = record['category'].shape[0] // side
     return bits.min_pool(record['category'], record['instance'], factor, void_wins)[0]
+
+
+def true_latents(record: Mapping[str, Any]) -> np.ndarray:
+    """(h, w, c) float32: a prepared record's latents, the mean of what the autoencoder says."""
+    if 'latents' in record:
+        return np.float32(record['latents'])
+    return np.float32(np.split(record['moments'], 2, axis=-1)[0])

@@ -27,6 +27,7 @@ from absl import flags
 
 from panoptic_jax import clock, prepare, sample, sharding, train
 from panoptic_jax import config as settings
+from panoptic_jax.encoders import rows
 
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for a flag of theirs
@@ -99,6 +100,7 @@ def on_one_device():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, 'make_mesh', first_device)
+        patch.setattr(rows, 'local_devices', lambda: jax.devices()[:1])
         patch.setattr(clock, 'matmul_peak', lambda devices: 1e11)
         yield
 

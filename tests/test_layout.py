@@ -118,14 +118,17 @@ def test_imports_go_one_way():
     assert not wrong
 
 
-def test_nothing_brings_in_torch_or_tensorflow():
+def test_nothing_needs_torch_or_tensorflow():
+    """Where they are installed, tensorboardX looks for torch; all works as well without."""
     names = [f'panoptic_jax.{name_of(path)}'.rstrip('.') for path in MODULES]
     code = (
-        f'import importlib, sys\nfor name in {names}: importlib.import_module(name)\n'
-        "print(sorted({'torch', 'tensorflow', 'transformers', 'diffusers'} & set(sys.modules)))"
+        'import importlib, sys\n'
+        "for name in ('torch', 'transformers', 'diffusers'): sys.modules[name] = None\n"
+        f'for name in {names}: importlib.import_module(name)\n'
+        "print('tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == '[]', done.stdout + done.stderr
+    assert done.stdout.strip() == 'False', done.stdout + done.stderr
 
 
 def requirements(name):

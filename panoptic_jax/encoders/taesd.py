@@ -4,15 +4,13 @@ Reads safetensors files with the key names of diffusers' `AutoencoderTiny`. Late
 unscaled ones; their standard deviation on photographs is about 0.75, so the scale is 1.
 """
 
-import hashlib
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-import safetensors.numpy
-from etils import epath
+
+from panoptic_jax.encoders import torch_layout
 
 LATENT_CHANNELS = 4
 _WIDTH = 64
@@ -80,46 +78,19 @@ def load(path: str) -> tuple[dict[str, Any], dict[str, Any], str]:
       Parameters of `Encoder` and of `Decoder` (float32), and the file's SHA-256.
 
     Raises:
-      FileNotFoundError: no such file.
       ValueError: the file lacks a weight, holds one too many or one of another shape.
     """
-    if not path or not epath.Path(path).exists():
-        raise FileNotFoundError(
-            f'data.autoencoder_weights is {path!r}, and there is no such file; give the path of '
-            "TAESD's safetensors (diffusion_pytorch_model.safetensors of madebyollin/taesd)."
-        )
-    content = epath.Path(path).read_bytes()
-    weights = safetensors.numpy.load(content)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     latents = jax.ShapeDtypeStruct((1, 8, 8, LATENT_CHANNELS), jnp.float32)
-    trees = {}
-    for name, network, example in (('encoder', Encoder(), image), ('decoder', Decoder(), latents)):
-        shapes = jax.eval_shape(network.init, jax.random.key(0), example)['params']
-
-        def pick(key_path: tuple, leaf: jax.ShapeDtypeStruct, name: str = name) -> np.ndarray:
-            *modules, kind = (entry.key for entry in key_path)
-            key = '.'.join([name, *modules, {'kernel': 'weight', 'bias': 'bias'}[kind]])
-            if key not in weights:
-                raise ValueError(
-                    f"{path} lacks {key!r}; it must be TAESD's whole file, as diffusers names keys."
-                )
-            value = weights.pop(key).astype(np.float32)
-            if kind == 'kernel':
-                value = value.transpose(2, 3, 1, 0)  # torch's OIHW
-            if value.shape != leaf.shape:
-                raise ValueError(
-                    f'{path}: {key!r} has shape {value.shape} (height, width, in, out) where TAESD '
-                    f'has {leaf.shape}; it must be the weights of madebyollin/taesd.'
-                )
-            return value
-
-        trees[name] = jax.tree_util.tree_map_with_path(pick, shapes)
-    if weights:
-        raise ValueError(
-            f'{path} holds {len(weights)} weights that TAESD does not have, the first '
-            f'{sorted(weights)[0]!r}; it must be the weights of madebyollin/taesd.'
+    shapes = {
+        name: jax.eval_shape(network.init, jax.random.key(0), example)['params']
+        for name, network, example in (
+            ('encoder', Encoder(), image),
+            ('decoder', Decoder(), latents),
         )
-    return trees['encoder'], trees['decoder'], hashlib.sha256(content).hexdigest()
+    }
+    trees, sha256 = torch_layout.load(path, shapes, 'the weights of madebyollin/taesd')
+    return trees['encoder'], trees['decoder'], sha256
 
 
 def encode(params: dict[str, Any], image: jax.Array) -> jax.Array:

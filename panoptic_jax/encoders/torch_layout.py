@@ -1,0 +1,85 @@
+"""Published weights, in safetensors files with PyTorch's names and layouts, as linen parameters.
+
+A linen tree says what is wanted: its modules are named as torch's, so that nothing but the kind of
+a parameter has to be translated. Where the file comes from is `weights_files.py`'s.
+"""
+
+import fnmatch
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors
+
+_KINDS = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}
+
+
+def load(
+    path: str,
+    shapes: Mapping[str, Any],
+    owner: str,
+    ignored: Sequence[str] = (),
+    rename: Callable[[str], str] = str,
+) -> tuple[dict[str, Any], str]:
+    """Reads the parameters of one or several networks out of one file.
+
+    Args:
+      path: A local safetensors file.
+      shapes: {prefix of the torch names: linen params of `jax.eval_shape(network.init, ...)`}; the
+        prefix '' is allowed.
+      owner: Whose weights they must be, for messages.
+      ignored: Patterns of torch names that may be in the file without being used.
+      rename: From a name in the file to the one wanted, for older spellings.
+
+    Returns:
+      {prefix: float32 parameters}, and the file's SHA-256.
+
+    Raises:
+      ValueError: the file lacks a weight, holds one too many or one of another shape.
+    """
+    try:
+        with safetensors.safe_open(path, framework='numpy') as file:
+            names = {rename(name): name for name in file.keys()}  # noqa: SIM118 - not a mapping
+            trees = {
+                prefix: _fill(tree, prefix, names, file, path, owner)
+                for prefix, tree in shapes.items()
+            }
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f'{path} is not a safetensors file ({error}); it must be {owner}.'
+        ) from error
+    rest = [
+        name
+        for name in sorted(names)
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in ignored)
+    ]
+    if rest:
+        raise ValueError(
+            f'{path} holds {len(rest)} weights that do not belong there, the first {rest[0]!r}; it '
+            f'must be {owner}.'
+        )
+    with open(path, 'rb') as file:
+        return trees, hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _fill(tree, prefix, names, file, path, owner):
+    """Takes the tree's weights out of `names`."""
+
+    def pick(key_path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        *modules, kind = (entry.key for entry in key_path)
+        name = '.'.join([*filter(None, [prefix]), *modules, _KINDS.get(kind, kind)])
+        if name not in names:
+            raise ValueError(f'{path} lacks {name!r}; it must be {owner}, the whole file.')
+        value = file.get_tensor(names.pop(name)).astype(np.float32)
+        if kind == 'kernel':  # torch has (out, in) and (out, in, height, width)
+            value = value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)
+        if value.shape != leaf.shape:
+            raise ValueError(
+                f'{path}: {name!r} has shape {value.shape} in our layout where {leaf.shape} is '
+                f'wanted; it must be {owner}.'
+            )
+        return value
+
+    return jax.tree_util.tree_map_with_path(pick, tree)
