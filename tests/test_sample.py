@@ -16,6 +16,7 @@ from panoptic_jax import evaluate, sample, sampler, weights
 from panoptic_jax.data import loader, manifest
 from panoptic_jax.encoders.load import load_autoencoder
 from panoptic_jax.export import samples
+from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.metrics import mcd
 from panoptic_jax.models import build
 
@@ -51,6 +52,11 @@ def contents(folder):
         for path in sorted(folder.rglob('*'))
         if path.is_file()
     }
+
+
+def read_maps(folder):
+    found = Pairs(folder, map_size=64)
+    return np.stack([found.ids(i) for i in range(len(found))])
 
 
 def picture(path):
@@ -110,7 +116,7 @@ def test_pairs_do_not_depend_on_their_batch(run, sampled):
         same = picture(two / 'images' / f'{i:08d}.png')
         assert np.abs(pictures[i] - same).max() <= 1  # another batch size sums in another order
         assert np.abs(pictures[i] - pictures[i - 1]).max() > 10
-    maps = [samples.read_pairs(folder, 64)[1] for folder in (one, two)]
+    maps = [read_maps(folder) for folder in (one, two)]
     assert np.mean(maps[0] != maps[1]) < 1e-3
 
 
@@ -126,9 +132,10 @@ def test_folder_has_the_promised_format(sampled, config):
     panoptic = json.loads((folder / 'panoptic.json').read_text())
     assert panoptic.keys() == {'images', 'annotations', 'categories'}
     valid = {category['id'] for category in panoptic['categories']}
-    images, maps = samples.read_pairs(folder, 64)
-    assert maps.shape == (6, 64, 64)
-    assert {image.shape for image in images} == {(256, 256, 3)}
+    found = Pairs(folder, map_size=64)
+    maps = [found.ids(i) for i in range(6)]
+    assert {ids.shape for ids in maps} == {(64, 64)}
+    assert {found.image(i).shape for i in range(6)} == {(256, 256, 3)}
     for annotation, ids in zip(panoptic['annotations'], maps, strict=True):
         found = {segment['category_id'] for segment in annotation['segments_info']}
         assert found <= valid
@@ -205,7 +212,7 @@ def save_fresh(config, path, **model):
 def test_given_maps_are_the_pictures_own(config, tmp_path):
     save_fresh(config, tmp_path / 'weights.safetensors', name='two_stream', given_map=True)
     sample.sample(config, str(tmp_path))
-    _, maps = samples.read_pairs(tmp_path / 'samples', 64)
+    maps = read_maps(tmp_path / 'samples')
     split = loader.Split(config.data.dir, 'validation')
     for i in range(6):
         np.testing.assert_array_equal(maps[i], sampler.true_ids(split[i], 64, False))
@@ -244,8 +251,8 @@ def test_reproduction_of_training_pictures_is_scored(config):
     opened = manifest.open_manifest(config.data.dir)
     entries = [{'record': i} for i in (5, 0, 3)]
     records = [split[entry['record']] for entry in entries]
-    decode = sampler.pixel_decoder(load_autoencoder('pixels'))
-    images = [np.asarray(decode(np.float32(record['latents'])[None]))[0] for record in records]
+    latents = np.stack([sampler.true_latents(record) for record in records])
+    images = load_autoencoder('pixels').decode(latents)
     maps = np.stack([sampler.true_ids(record, 64, False) for record in records])
 
     def scores(images, maps):
@@ -284,7 +291,7 @@ def test_evaluation_writes_metrics_and_page(run, sampled, capsys):
         assert re.search(rf'^{re.escape(name)} +{entry["value"]:.4f}$', table, re.MULTILINE)
     split = loader.Split(config.data.dir, 'validation')
     truth = np.stack([sampler.true_ids(split[i], 64, False) for i in range(6)])
-    _, maps = samples.read_pairs(workdir / 'samples', 64)
+    maps = read_maps(workdir / 'samples')
     assert metrics['MCD']['value'] == pytest.approx(mcd.mcd(maps, truth).mean())
     assert metrics['image_map_agreement/ceiling']['value'] > 0.9
 

@@ -1,4 +1,4 @@
-"""The samples folder: how a restartable job fills it, how its pairs are read back, and its page.
+"""The samples folder: how a restartable job fills it, and its page. Its reader is `pairs.py`.
 
     settings.json      what the samples were made with; a job with other settings is refused
     parts/N.json       the batch that starts at pair N is done; gone when all are
@@ -20,12 +20,11 @@ from etils import epath
 from PIL import Image
 
 from panoptic_jax import files, json_lines
-from panoptic_jax.data import panoptic_png
 from panoptic_jax.data.example import Category
-from panoptic_jax.export import coco, report
+from panoptic_jax.export import coco, pairs, report
 
 IMAGE_SIZE = 256  # px, of images and of enlarged maps
-_REPORT_PAIRS = 48  # at most, about 150 kB each
+REPORT_PAIRS = 48  # at most, about 150 kB each
 
 
 def begin(folder: epath.Path, facts: Mapping[str, Any]) -> bool:
@@ -128,32 +127,6 @@ def read_json(folder: epath.Path, name: str) -> Any:
     return json.loads((folder / name).read_text())
 
 
-def read_pairs(
-    folder: epath.Path, map_size: int, count: int | None = None
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Images and maps of a complete folder, all or the first `count`.
-
-    Args:
-      folder: Of a model with maps.
-      map_size: Side of the maps that were enlarged for the PNGs.
-      count: How many pairs.
-
-    Returns:
-      A list of (256, 256, 3) uint8 images, and (N, map_size, map_size) uint8 category ids.
-    """
-    content = json.loads((folder / 'panoptic.json').read_text())
-    ids = {category['id']: category['id'] for category in content['categories']}
-    images, maps = [], []
-    for annotation in content['annotations'][:count]:
-        images.append(_read_png(folder / 'images' / annotation['file_name']))
-        colours = _read_png(folder / 'panoptic' / annotation['file_name'])
-        segments = panoptic_png.segment_ids(colours)
-        large, _ = panoptic_png.to_maps(segments, annotation['segments_info'], ids, frozenset())
-        step = large.shape[0] // map_size
-        maps.append(large[::step, ::step])
-    return images, np.stack(maps)
-
-
 def write_page(
     folder: epath.Path,
     log: epath.PathLike,
@@ -166,20 +139,18 @@ def write_page(
       folder: The samples.
       log: metrics.jsonl of the training, for the loss curve; may be missing.
       metrics: Rows of its table.
-      notes: A few words beside each caption.
+      notes: A few words beside each of the first captions, as many as the page shows.
     """
     if not (folder / 'panoptic.json').exists():
         logging.info('%s has no maps and so gets no report.html.', folder)
         return
     facts, entries = read_json(folder, 'settings.json'), read_json(folder, 'captions.json')
-    images, maps = read_pairs(folder, facts['map_size'], _REPORT_PAIRS)
-    notes = notes or [''] * len(entries)
+    found = pairs.Pairs(folder, map_size=facts['map_size'])
+    shown = range(min(len(entries), REPORT_PAIRS))
+    notes = notes or [''] * len(shown)
     report.write_report(
         folder / 'report.html',
-        [
-            report.Pair(image, ids, entry['caption'], note)
-            for image, ids, entry, note in zip(images, maps, entries, notes, strict=False)
-        ],
+        [report.Pair(found.image(i), found.ids(i), entries[i]['caption'], notes[i]) for i in shown],
         [Category(c['id'], c['name'], c['is_thing']) for c in facts['categories']],
         metrics,
         json_lines.read(log),
@@ -219,8 +190,3 @@ def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
 def _write_png(path: epath.Path, pixels: np.ndarray) -> None:
     with path.open('wb') as file:
         Image.fromarray(pixels).save(file, format='PNG')
-
-
-def _read_png(path: epath.Path) -> np.ndarray:
-    with path.open('rb') as file:
-        return np.asarray(Image.open(file).convert('RGB'))
