@@ -37,7 +37,9 @@ def prepare(config: ml_collections.ConfigDict) -> None:
     data = config.data
     sources, source_ids = load_sources(data)
     autoencoder = load_autoencoder(data.autoencoder, data.autoencoder_weights)
-    text_encoder = load_text_encoder(data.text, data.text_tokens, data.text_features)
+    text_encoder = load_text_encoder(
+        data.text, data.text_tokens, data.text_features, data.text_weights
+    )
     plan = manifest.make_plan(
         sources,
         source_ids,

@@ -137,7 +137,9 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
     )
     _check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
     text = description['text']
-    text_encoder = load_text_encoder(text['name'], text['tokens'], text['features'])
+    text_encoder = load_text_encoder(
+        text['name'], text['tokens'], text['features'], config.data.text_weights
+    )
     _check_same(text_encoder.sha256, text, 'text encoder')
     manifest = None if settings.prompts else manifests.open_manifest(config.data.dir)
     given_map = description['model']['given_map']

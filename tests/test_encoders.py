@@ -83,7 +83,7 @@ def test_pixels_are_area_means():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match=r"data\.autoencoder is 'vae'; it must be 'taesd'"):
+    with pytest.raises(ValueError, match=r"data\.autoencoder is 'vae'; it must be 'sd', 'taesd'"):
         load_autoencoder('vae')
     with pytest.raises(ValueError, match=r"data\.text is 'bert'"):
         load_text_encoder('bert', 77, 768)

@@ -12,9 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from panoptic_jax.encoders import pixels, rows, taesd, weights_files, words
+from panoptic_jax.encoders import (
+    autoencoder,
+    clip,
+    clip_tokens,
+    pixels,
+    rows,
+    taesd,
+    weights_files,
+    words,
+)
 
-_IMAGES_PER_DEVICE = 8  # at a time
+# Rows that a device works on at a time. Sampling decodes a few images per device, preparation and
+# evaluation encode many.
+_ENCODED_PER_DEVICE = 8
+_DECODED_PER_DEVICE = 2
+_CAPTIONS_PER_DEVICE = 40
 
 
 class Autoencoder(NamedTuple):
@@ -58,7 +71,7 @@ class TextEncoder(NamedTuple):
 
 
 def load_autoencoder(name: str, weights: str = '') -> Autoencoder:
-    """The autoencoder 'taesd' or 'pixels'; the latter has no weights.
+    """The autoencoder 'sd', 'taesd' or 'pixels'; the last has no weights.
 
     Args:
       name: Which.
@@ -77,7 +90,19 @@ def load_autoencoder(name: str, weights: str = '') -> Autoencoder:
         return _autoencoder(
             name, shape, 1.0, False, sha256, encoder, taesd.encode, decoder, taesd.decode
         )
-    raise ValueError(f"data.autoencoder is {name!r}; it must be 'taesd' or 'pixels'.")
+    if name == 'sd':
+        what = (
+            "Stable Diffusion's autoencoder (diffusion_pytorch_model.safetensors of "
+            'stabilityai/sd-vae-ft-ema)'
+        )
+        path = weights_files.locate(weights, 'data.autoencoder_weights', what)
+        encoder, decoder, sha256 = autoencoder.load(path)
+        shape, scale = (32, 32, autoencoder.LATENT_CHANNELS), autoencoder.SCALE
+        return _autoencoder(
+            name, shape, scale, True, sha256, encoder, autoencoder.encode, decoder,
+            autoencoder.decode,
+        )  # fmt: skip
+    raise ValueError(f"data.autoencoder is {name!r}; it must be 'sd', 'taesd' or 'pixels'.")
 
 
 def _autoencoder(
@@ -105,14 +130,54 @@ def _autoencoder(
         scale,
         has_variance,
         sha256,
-        rows.on_devices(encode_pixels, encoder_params, _IMAGES_PER_DEVICE),
-        rows.on_devices(decode_pixels, decoder_params, _IMAGES_PER_DEVICE),
+        rows.on_devices(encode_pixels, encoder_params, _ENCODED_PER_DEVICE),
+        rows.on_devices(decode_pixels, decoder_params, _DECODED_PER_DEVICE),
     )
 
 
-def load_text_encoder(name: str, tokens: int, features: int) -> TextEncoder:
-    """The text encoder 'words' with L = `tokens` and D = `features`."""
+def load_text_encoder(name: str, tokens: int, features: int, weights: str = '') -> TextEncoder:
+    """The text encoder 'clip' or 'words' with L = `tokens` and D = `features`.
+
+    Args:
+      name: Which; 'words' has no weights.
+      tokens: L; CLIP has 77.
+      features: D; CLIP's is given by its weights, 768 for ViT-L/14.
+      weights: Local folder, or hf:// address of one, that holds `CLIP_FILES`.
+    """
     if name == 'words':
         encode = functools.partial(words.encode, tokens=tokens, features=features)
         return TextEncoder(name, tokens, features, words.fingerprint(tokens, features), encode)
-    raise ValueError(f"data.text is {name!r}; it must be 'words'.")
+    if name == 'clip':
+        params, sha256, tokenize = load_clip(weights, 'data.text_weights')
+        text_tower = {'text_model': params['text_model']}
+        found = text_tower['text_model']['final_layer_norm']['bias'].shape[0]
+        if (tokens, features) != (clip.TOKENS, found):
+            raise ValueError(
+                f'data.text_tokens is {tokens} and data.text_features {features}; the CLIP in '
+                f'{weights} has {clip.TOKENS} tokens of {found} features: set them so, or take '
+                'ViT-L/14, which the models are made for.'
+            )
+        states = rows.on_devices(clip.text_states, text_tower, _CAPTIONS_PER_DEVICE)
+        return TextEncoder(
+            name, tokens, features, sha256,
+            lambda captions: states(tokenize(captions)).astype(np.float16),
+        )  # fmt: skip
+    raise ValueError(f"data.text is {name!r}; it must be 'clip' or 'words'.")
+
+
+CLIP_FILES = ('model.safetensors', 'vocab.json', 'merges.txt')
+
+
+def load_clip(folder: str, field: str) -> tuple[dict[str, Any], str, Callable]:
+    """Parameters as of `clip.load`, their SHA-256, and the tokenizer of `clip_tokens.load`.
+
+    Args:
+      folder: Local or hf:// address of a folder that holds `CLIP_FILES`.
+      field: The setting that it comes from, for messages.
+    """
+    weights, vocabulary, merges = (
+        weights_files.locate(f'{folder}/{name}', field, f"CLIP's {name}, in one folder")
+        for name in CLIP_FILES
+    )
+    params, sha256 = clip.load(weights)
+    return params, sha256, clip_tokens.load(vocabulary, merges, clip.TOKENS)

@@ -1,0 +1,48 @@
+"""Captions as CLIP's tokens, by transformers' tokenizer. The towers are `clip.py`'s."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+VOCABULARY = 49408
+END = 49407  # also what captions are filled up with, as Stable Diffusion and U-ViT do
+
+
+def load(vocabulary: str, merges: str, tokens: int) -> Callable[[Sequence[str]], np.ndarray]:
+    """A function from n captions to (n, tokens) int32: start, caption, end, then `END` throughout.
+
+    Args:
+      vocabulary: Local path of vocab.json.
+      merges: Local path of merges.txt.
+      tokens: Of the result; longer captions lose their last words, never the end.
+
+    Raises:
+      ValueError: not CLIP's files.
+    """
+    # Here, since importing it takes seconds that only this encoder's users should pay.
+    from transformers import CLIPTokenizer
+
+    try:
+        words = json.loads(Path(vocabulary).read_text(encoding='utf-8'))
+        lines = Path(merges).read_text(encoding='utf-8').splitlines()
+        pairs = [tuple(line.split()) for line in lines if line and not line.startswith('#version')]
+        complete = len(words) == VOCABULARY and all(len(pair) == 2 for pair in pairs)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{vocabulary} or {merges} cannot be read ({error}).') from error
+    if not complete or words.get('<|endoftext|>') != END:
+        raise ValueError(
+            f'{vocabulary} and {merges} must be the vocabulary of CLIP, which has {VOCABULARY} '
+            'entries; take vocab.json and merges.txt from where the weights are.'
+        )
+    tokenizer = CLIPTokenizer(vocab=words, merges=pairs, model_max_length=tokens)
+
+    def encode(captions: Sequence[str]) -> np.ndarray:
+        encoded = tokenizer(list(captions), truncation=True, max_length=tokens)['input_ids']
+        rows = np.full((len(captions), tokens), END, np.int32)
+        for row, found in zip(rows, encoded, strict=True):
+            row[: len(found)] = found
+        return rows
+
+    return encode
