@@ -87,6 +87,12 @@ def default() -> ml_collections.ConfigDict:
     sample.clip_map = True  # clip the guided map estimate to [-1, 1] inside the solver
     sample.decode = 'nearest'  # codes of no category: 'nearest' valid one or 'threshold' to void
 
+    config.evaluate = evaluate = ml_collections.ConfigDict()
+    evaluate.folder = ''  # images/, captions.json and maps of others' making; '': workdir/samples
+    evaluate.inception = ''  # safetensors file of Inception, for FID; '': no FID
+    evaluate.clip = ''  # folder of a CLIP (ViT-B/32), for CLIP score and CMMD; '': neither
+    evaluate.reference = ''  # .npz such as U-ViT's; '': made of the images of sample.split
+
     config.mesh = mesh = ml_collections.ConfigDict()
     mesh.data = -1  # devices along the batch; -1: all that are left
     mesh.fsdp = 1  # devices that share one copy of the parameters

@@ -1,238 +1,202 @@
-"""Scores of a samples folder, their yardsticks, `metrics.json` and the report page.
+"""`--mode=evaluate`: scores of a folder of pairs, their yardsticks, `metrics.json` and the report.
 
-The metrics themselves are in `metrics/` and `data/scene_oracle.py`, the folder's format and page in
-`export/samples.py`.
+Pairs are our own samples, or anyone's in the format of `export/pairs.py`. What is scored how is in
+`scores.py` (maps) and `image_scores.py` (images).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ml_collections
-import numpy as np
 from absl import logging
 from etils import epath
 
-from panoptic_jax import files, sample, sampler
-from panoptic_jax.data import loader, scene_oracle, scene_words
+from panoptic_jax import dashboards, files, image_scores, prepare, sample, scores
+from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
-from panoptic_jax.encoders.load import load_autoencoder
-from panoptic_jax.export import pairs, report, samples
-from panoptic_jax.metrics import mcd
-
-_YARDSTICK_PICTURES = 5000  # at most, of the split that the captions are from
-_ORACLE_PICTURES = 200  # at most: true pictures that are decoded for ceiling and floor
-
-_READINGS = {
-    'thing_recall_map': 'Captioned shapes that the map shows.',
-    'colour_recall_image': 'Captioned colours that the image shows as an area.',
-    'stuff_recall_map': 'Captioned backgrounds that the map shows.',
-    'stuff_recall_image': 'Captioned backgrounds that the image shows.',
-    'image_map_agreement': 'Share of cells where image and map show the same.',
-}
-
-
-class Score(NamedTuple):
-    """A metric, and how many images it and its yardsticks were measured on."""
-
-    metric: report.Metric
-    count: int
-    yardstick_count: int
+from panoptic_jax.export import report, samples
+from panoptic_jax.export.pairs import Pairs
+from panoptic_jax.metrics import fid
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
-    """Scores `workdir/samples`, generating them first where they are not complete.
+    """Scores `workdir/samples`, generating them first, or the folder `config.evaluate.folder`.
 
-    Writes `workdir/metrics.json` and `workdir/samples/report.html`, and prints a table.
+    Writes `workdir/metrics.json`, TensorBoard scalars and, of own samples, `report.html`; prints a
+    table. Features of images are kept in `workdir/features`, so that a restart repeats little.
 
     Raises:
-      FileNotFoundError, ValueError: as `sample.sample`, and for samples without maps.
+      FileNotFoundError, ValueError: as `sample.sample`; no such folder, networks or data.
     """
+    # --- What is scored: everything that may be missing is asked for before the work.
+    settings = config.evaluate
+    networks = image_scores.load_networks(settings.inception, settings.clip)
     manifest = manifests.open_manifest(config.data.dir)
-    sample.sample(config, workdir)
-    folder = epath.Path(workdir) / 'samples'
-    facts = samples.read_json(folder, 'settings.json')
-    entries = samples.read_json(folder, 'captions.json')
-    if not (folder / 'panoptic.json').exists():
-        raise ValueError(
-            f'{folder} has no maps, which are all that can be scored so far; evaluate a model with '
-            'maps.'
-        )
-    found = pairs.Pairs(folder, map_size=facts['map_size'])
-    images = [found.image(i) for i in range(len(found))]
-    maps = np.stack([found.ids(i) for i in range(len(found))])
+    source_ids = {c['source_id']: c['id'] for c in manifest['categories']}
+    reference = None
+    if networks.hashes and not settings.reference:
+        reference = prepare.load_sources(config.data)[0][config.sample.split]
+    elif networks.inception:
+        fid.read(settings.reference)
+    if settings.folder:
+        folder = epath.Path(settings.folder)
+        pairs = Pairs(folder, source_ids)
+        facts = {'weights': folder.name, 'ema': False, 'sample': {'split': config.sample.split}}
+        given_map = False
+    else:
+        sample.sample(config, workdir)
+        folder = epath.Path(workdir) / 'samples'
+        facts = samples.read_json(folder, 'settings.json')
+        pairs = Pairs(folder, map_size=facts['map_size'])
+        given_map = facts['model']['given_map']
+    split = loader.Split(config.data.dir, facts['sample']['split'])
+    records = _records(pairs.entries, split)
 
-    scores: list[Score] = []
+    # --- Scores of maps, then of images.
+    found: list[scores.Score] = []
     notes = None
-    if 'record' in entries[0] and not facts['model']['given_map']:
-        split = loader.Split(config.data.dir, facts['sample']['split'])
-        score, distances = score_mcd(maps, entries, split, manifest)
-        scores.append(score)
-        notes = [f'MCD {distance:.2f}' for distance in distances]
+    if records and pairs.has_maps and not given_map:
+        score, distances = scores.score_mcd(pairs, records, split, manifest)
+        found.append(score)
+        notes = [f'MCD {distance:.2f}' for distance in distances[: samples.REPORT_PAIRS]]
         if facts['sample']['split'] == 'train':
-            scores += score_reproduction(images, maps, entries, split, manifest, config)
-    if manifest['source']['train'].get('source') == 'scenes':
-        scores += score_scenes(images, maps, entries, manifest, config)
+            found += scores.score_reproduction(pairs, records, split, manifest, config)
+    scenes = manifest['source']['train'].get('source') == 'scenes'
+    if scenes and pairs.has_maps and all('caption' in entry for entry in pairs.entries):
+        captions = [entry['caption'] for entry in pairs.entries]
+        found += scores.score_scenes(pairs, captions, manifest, config)
+    if networks.hashes:
+        found += _score_images(config, workdir, pairs, records, split, networks, reference)
+    if not found:
+        raise ValueError(
+            f'Nothing in {folder} can be scored: it has no maps of captions of the split. Name '
+            'networks for its images with --config.evaluate.inception and --config.evaluate.clip.'
+        )
 
-    numbers = table(scores, facts)
+    # --- Written down.
+    numbers = table(found, facts)
     path = epath.Path(workdir) / 'metrics.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, numbers)
     logging.info('Wrote %s.', path)
-    for name, entry in numbers.items():
-        print(f'{name:44} {entry["value"]:8.4f}')
-    log = epath.Path(workdir) / 'metrics.jsonl'
-    samples.write_page(folder, log, [score.metric for score in scores], notes)
+    for entry in numbers.values():
+        print(f'{entry["label"]:60} {entry["value"]:9.4f}')
+    step = facts['weights'].removeprefix('step ')
+    writer = dashboards.TensorBoardWriter(epath.Path(workdir) / 'tensorboard' / 'evaluate')
+    writer.write_scalars(
+        int(step) if step.isdecimal() else 0,
+        {entry['label']: entry['value'] for entry in numbers.values()},
+    )
+    writer.close()
+    if not settings.folder:
+        log = epath.Path(workdir) / 'metrics.jsonl'
+        samples.write_page(folder, log, [score.metric for score in found], notes)
 
 
-def table(scores: Sequence[Score], facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The content of metrics.json: {name: {value, n, nfe, guidance, ema, weights}}.
+def table(found: Sequence[scores.Score], facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The content of metrics.json: {name: {value, n, nfe, guidance, ema, weights, label}}.
 
-    A metric's yardsticks follow it as 'name/yardstick', with their own n.
+    A metric's yardsticks follow it as 'name/yardstick', with their own n. 'label' is the name that
+    carries all of it, such as 'FID/30k/nfe50/guidance1.0/ema'. What is not known, as of others'
+    folders, is None and left out of the label.
     """
     settings = facts['sample']
     common = {
-        'nfe': settings['evaluations'],
-        'guidance': settings['guidance'],
+        'nfe': settings.get('evaluations'),
+        'guidance': settings.get('guidance'),
         'ema': facts['ema'],
         'weights': facts['weights'],
     }
     numbers = {}
-    for metric, count, yardstick_count in scores:
-        numbers[metric.name] = {'value': metric.value, 'n': count, **common}
+
+    def add(name, value, count):
+        conditions = [f'{count // 1000}k' if count and count % 1000 == 0 else str(count)]
+        if common['nfe'] is not None:
+            conditions += [f'nfe{common["nfe"]}', f'guidance{common["guidance"]}']
+            conditions += ['ema'] if common['ema'] else []
+        label = '/'.join([name.replace(' ', '_'), *conditions])
+        numbers[name] = {'value': value, 'n': count, **common, 'label': label}
+
+    for metric, count, yardstick_count in found:
+        add(metric.name, metric.value, count)
         for name, value in metric.yardsticks.items():
-            numbers[f'{metric.name}/{name}'] = {'value': value, 'n': yardstick_count, **common}
+            add(f'{metric.name}/{name}', value, yardstick_count)
     return numbers
 
 
-def score_mcd(
-    maps: np.ndarray, entries: Sequence[Mapping], split: loader.Split, manifest: Mapping[str, Any]
-) -> tuple[Score, np.ndarray]:
-    """MCD against the captions' own pictures, beside what chance and one constant map score.
-
-    Args:
-      maps: (N, h, h) uint8 generated ids.
-      entries: Of captions.json; 'record' is the picture's index in `split`.
-      split: That the captions are from, at least 2 pictures.
-      manifest: Of its data.
-
-    Returns:
-      The score, and the distance of each pair.
-    """
-    side, void_wins = maps.shape[1], manifest['void_wins']
-    records = [split[i] for i in range(min(len(split), _YARDSTICK_PICTURES))]
-    yardstick_maps = np.stack([sampler.true_ids(record, side, void_wins) for record in records])
-    truth = np.stack(
-        [sampler.true_ids(split[entry['record']], side, void_wins) for entry in entries]
-    )
-    distances = mcd.mcd(maps, truth)
-    histograms = mcd.histograms(yardstick_maps)
-    metric = report.mcd_metric(
-        float(distances.mean()),
-        len(entries),
-        mcd.chance(histograms),
-        mcd.best_fixed_map(histograms),
-        mcd.same_caption_floor(histograms, [record['captions'] for record in records]),
-    )
-    return Score(metric, len(entries), len(records)), distances
+def _records(entries: Sequence[Mapping[str, Any]], split: loader.Split) -> list[int] | None:
+    """Per pair the index in the split of the picture that its caption is from, if all have one."""
+    if all('record' in entry for entry in entries):
+        return [entry['record'] for entry in entries]
+    if all('image_id' in entry for entry in entries):
+        numbers = {image_id: index for index, image_id in enumerate(split.image_ids())}
+        if all(entry['image_id'] in numbers for entry in entries):
+            return [numbers[entry['image_id']] for entry in entries]
+    logging.info('Not all pairs name a picture of the split, so there is no score against those.')
+    return None
 
 
-def score_reproduction(
-    images: Sequence[np.ndarray],
-    maps: np.ndarray,
-    entries: Sequence[Mapping],
+def _captions(
+    entries: Sequence[Mapping[str, Any]], records: Sequence[int] | None, split: loader.Split
+) -> Callable[[int], Sequence[str]] | None:
+    """A pair's captions: those of its picture, else what its entry says."""
+    if records:
+        return lambda i: split[records[i]]['captions']
+    if all('captions' in entry or 'caption' in entry for entry in entries):
+        return lambda i: entries[i].get('captions') or [entries[i]['caption']]
+    return None
+
+
+def _score_images(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    pairs: Pairs,
+    records: Sequence[int] | None,
     split: loader.Split,
-    manifest: Mapping[str, Any],
-    config: ml_collections.ConfigDict,
-) -> list[Score]:
-    """How closely pairs repeat the training pictures whose captions they were drawn from.
-
-    'map_agreement' is the share of map pixels with the true category, void being one of them;
-    'latent_correlation' is Pearson's, between the stored latents and those of the image encoded
-    again. The floor compares with the next pair's picture, the ceiling is what the autoencoder
-    leaves of the true one.
-    """
-    records = [split[entry['record']] for entry in entries]
-    side, void_wins = maps.shape[1], manifest['void_wins']
-    true_maps = np.stack([sampler.true_ids(record, side, void_wins) for record in records])
-    autoencoder = load_autoencoder(manifest['autoencoder']['name'], config.data.autoencoder_weights)
-    true_latents = np.stack([sampler.true_latents(record) for record in records])
-
-    def encode(pictures):
-        encoded = autoencoder.encode(np.stack(pictures))
-        return np.split(encoded, 2, axis=-1)[0] if autoencoder.has_variance else encoded
-
-    latents, repeated = encode(images), encode(autoencoder.decode(true_latents))
-
-    def correlation(theirs, offset=0):
-        pairs = zip(theirs, np.roll(true_latents, offset, axis=0), strict=True)
-        return float(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairs]))
-
-    def agreement(offset=0):
-        return float(np.mean(maps == np.roll(true_maps, offset, axis=0)))
-
-    count = len(entries)
-    detail = f'higher is better, n = {count}'
-    metrics = (
-        report.Metric(
-            'map_agreement',
-            agreement(),
-            {'floor': agreement(1), 'ceiling': 1.0},
-            'Share of map pixels that have the training picture’s category.',
-            detail=detail,
-        ),
-        report.Metric(
-            'latent_correlation',
-            correlation(latents),
-            {'floor': correlation(latents, 1), 'ceiling': correlation(repeated)},
-            'How alike the image and the training picture are to the autoencoder.',
-            detail=detail,
-        ),
+    networks: image_scores.Networks,
+    reference: Any,
+) -> list[scores.Score]:
+    """FID, CLIP score and CMMD, those that there are networks, captions and real pictures for."""
+    captions = _captions(pairs.entries, records, split)
+    features = image_scores.Features(
+        epath.Path(workdir) / 'features',
+        len(pairs),
+        pairs.image,
+        [pairs.fingerprint(), [*captions(0)] if captions else None],
+        networks,
+        captions,
     )
-    return [Score(metric, count, count) for metric in metrics]
-
-
-def score_scenes(
-    images: Sequence[np.ndarray],
-    maps: np.ndarray,
-    entries: Sequence[Mapping],
-    manifest: Mapping[str, Any],
-    config: ml_collections.ConfigDict,
-) -> list[Score]:
-    """The scene oracle's scores of generated pairs, with ceiling and floor of true ones.
-
-    Prompts that are no scene's caption cannot be read and are left out.
-    """
-    readable = [i for i, entry in enumerate(entries) if _is_scene_caption(entry['caption'])]
-    if not readable:
-        logging.info('No prompt is in the words of scenes, so the scene scores are left out.')
-        return []
-    values = scene_oracle.score(
-        [images[i] for i in readable],
-        [maps[i] for i in readable],
-        [entries[i]['caption'] for i in readable],
-    )
-    split = loader.Split(config.data.dir, config.sample.split)
-    records = [split[i] for i in range(min(len(split), _ORACLE_PICTURES))]
-    name = manifest['autoencoder']['name']
-    autoencoder = load_autoencoder(name, config.data.autoencoder_weights)
-    decoded = autoencoder.decode(np.stack([sampler.true_latents(record) for record in records]))
-    truth = [sampler.true_ids(r, maps.shape[1], manifest['void_wins']) for r in records]
-    yardsticks = scene_oracle.yardsticks(decoded, truth, [r['captions'][0] for r in records])
-    scores = []
-    for name, value in values.items():
-        metric = report.Metric(
-            name=name,
-            value=value,
-            yardsticks={kind: yardsticks[kind][name] for kind in ('floor', 'ceiling')},
-            reading=_READINGS[name],
-            detail=f'higher is better, n = {len(readable)}',
+    real = None
+    if reference is not None:
+        real_folder = epath.Path(config.data.dir) / 'reference'
+        origin = reference.description
+        real = image_scores.Features(
+            real_folder, len(reference), lambda i: reference[i].image, origin, networks
         )
-        scores.append(Score(metric, len(readable), len(records)))
-    return scores
+    count, found = len(pairs), []
+    if networks.inception:
+        if real:
+            provenance = {'pictures': origin, 'inception': networks.hashes['inception']}
+            name = f'{config.sample.split}-{networks.hashes["inception"][:12]}.npz'
+            statistics = image_scores.reference_statistics(real_folder / name, real, provenance)
+        else:
+            statistics, _ = fid.read(config.evaluate.reference)
+        distance = image_scores.frechet(features, statistics)
+        reading = 'Frechet distance to real images by Inception’s features.'
+        found.append(_unscaled('FID', distance, reading, 'lower is better', count))
+    if networks.clip_images and captions:
+        value = image_scores.mean_clip_score(features)
+        reading = 'How well images fit their pictures’ captions, by CLIP: 100 times the cosine.'
+        found.append(_unscaled('CLIP score', value, reading, 'higher is better', count))
+    if networks.clip_images and real:
+        value, used = image_scores.discrepancy(features, real)
+        reading = 'Distance to real images by CLIP’s features; settles with fewer images than FID.'
+        found.append(_unscaled('CMMD', value, reading, 'lower is better', used))
+    return found
 
 
-def _is_scene_caption(caption: str) -> bool:
-    try:
-        scene_words.parse(caption)
-    except ValueError:
-        return False
-    return True
+def _unscaled(name: str, value: float, reading: str, better: str, count: int) -> scores.Score:
+    """A score without yardsticks, drawn from 0 to 100 or as far as it goes."""
+    detail = f'{better}, {count:,} images'
+    metric = report.Metric(name, value, {}, reading, high=max(100.0, value), detail=detail)
+    return scores.Score(metric, count, count)

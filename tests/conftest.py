@@ -134,6 +134,19 @@ def trained(tmp_path_factory, scenes):
 
 
 @pytest.fixture(scope='session')
+def sampled(trained, tmp_path_factory):
+    """Folder of samples that a job of one go has made from the trained run."""
+
+    def make(folder):
+        (folder / 'run').mkdir(parents=True)
+        (folder / 'run' / 'checkpoints').symlink_to(trained[0] / 'checkpoints')
+        with on_one_device():
+            sample.sample(trained[1], str(folder / 'run'))
+
+    return once(tmp_path_factory, 'sampled', make) / 'run' / 'samples'
+
+
+@pytest.fixture(scope='session')
 def shared():
     """The material beside the repository; tests that need it are skipped where it is missing."""
     folder = ROOT.parent / 'shared'

@@ -17,7 +17,8 @@ MODULES = sorted(ROOT.glob('panoptic_jax/**/*.py'))
 ROOMS = (
     'files', 'diffusion', 'data', 'encoders', 'metrics', 'models', 'config', 'sharding', 'state',
     'json_lines', 'clock', 'progress', 'environment', 'export', 'checkpoint', 'dashboards',
-    'weights', 'prepare', 'train', 'sampler', 'sample', 'evaluate', 'main',
+    'weights', 'prepare', 'train', 'sampler', 'sample', 'scores',
+    'image_scores', 'evaluate', 'main',
 )  # fmt: skip
 # Rooms that know less than their place would allow, and all that they may import of ours.
 KNOW_ONLY = {

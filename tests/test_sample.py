@@ -1,7 +1,6 @@
 """Sampling jobs and their evaluation: restarts, what a pair depends on, formats, refusals."""
 
 import json
-import re
 import shutil
 
 import jax
@@ -9,15 +8,12 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from conftest import on_one_device, once
 from PIL import Image
 
-from panoptic_jax import evaluate, sample, sampler, weights
+from panoptic_jax import sample, sampler, weights
 from panoptic_jax.data import loader, manifest
-from panoptic_jax.encoders.load import load_autoencoder
 from panoptic_jax.export import samples
 from panoptic_jax.export.pairs import Pairs
-from panoptic_jax.metrics import mcd
 from panoptic_jax.models import build
 
 pytestmark = pytest.mark.usefixtures('one_device')
@@ -31,19 +27,6 @@ def run(trained, tmp_path):
     (workdir / 'checkpoints').symlink_to(trained[0] / 'checkpoints')
     shutil.copy(trained[0] / 'metrics.jsonl', workdir)
     return workdir, ml_collections.ConfigDict(trained[1].to_dict())
-
-
-@pytest.fixture(scope='session')
-def sampled(trained, tmp_path_factory):
-    """Folder of samples that a job of one go has made from the trained run."""
-
-    def make(folder):
-        (folder / 'run').mkdir(parents=True)
-        (folder / 'run' / 'checkpoints').symlink_to(trained[0] / 'checkpoints')
-        with on_one_device():
-            sample.sample(trained[1], str(folder / 'run'))
-
-    return once(tmp_path_factory, 'sampled', make) / 'run' / 'samples'
 
 
 def contents(folder):
@@ -226,8 +209,6 @@ def test_model_without_maps_gives_images_alone(config, tmp_path):
     sample.sample(config, str(tmp_path))
     found = {path.name for path in (tmp_path / 'samples').iterdir()}
     assert found == {'images', 'captions.json', 'settings.json'}
-    with pytest.raises(ValueError, match='has no maps, which are all that can be scored'):
-        evaluate.evaluate(config, str(tmp_path))
     preview = sample.make_preview(config)
     params = weights.load(config.sample.weights)[0]
     pictures, scores = preview(params)
@@ -244,65 +225,3 @@ def test_encoders_other_than_the_models_are_refused(config, tmp_path):
     with pytest.raises(ValueError, match=r"text encoder 'words' at hand has hash \w{12}"):
         sample.sample(config, str(tmp_path))
     assert not (tmp_path / 'samples').exists()
-
-
-def test_reproduction_of_training_pictures_is_scored(config):
-    split = loader.Split(config.data.dir, 'train')
-    opened = manifest.open_manifest(config.data.dir)
-    entries = [{'record': i} for i in (5, 0, 3)]
-    records = [split[entry['record']] for entry in entries]
-    latents = np.stack([sampler.true_latents(record) for record in records])
-    images = load_autoencoder('pixels').decode(latents)
-    maps = np.stack([sampler.true_ids(record, 64, False) for record in records])
-
-    def scores(images, maps):
-        found = evaluate.score_reproduction(images, maps, entries, split, opened, config)
-        return [score.metric for score in found]
-
-    agreement, correlation = scores(images, maps)
-    assert agreement.value == 1 > agreement.yardsticks['floor']
-    assert correlation.value == pytest.approx(correlation.yardsticks['ceiling'], abs=1e-6)
-    assert correlation.value > 0.98
-    assert correlation.yardsticks['floor'] < 0.9
-    maps[0, :32] = 133  # no scene has it: half of one map of three is wrong
-    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-    agreement, correlation = scores([noise, *images[1:]], maps)
-    assert agreement.value == pytest.approx(5 / 6)
-    assert 0.6 < correlation.value < 0.7  # two of three
-
-
-def test_evaluation_writes_metrics_and_page(run, sampled, capsys):
-    workdir, config = run
-    shutil.copytree(sampled, workdir / 'samples')
-    evaluate.evaluate(config, str(workdir))
-    table = capsys.readouterr().out
-    metrics = json.loads((workdir / 'metrics.json').read_text())
-    expected = {
-        'MCD', 'MCD/chance', 'MCD/best fixed map', 'thing_recall_map', 'colour_recall_image',
-        'stuff_recall_map', 'stuff_recall_image', 'image_map_agreement',
-        'image_map_agreement/ceiling', 'image_map_agreement/floor',
-    }  # fmt: skip
-    assert expected <= metrics.keys()
-    for name, entry in metrics.items():
-        assert entry.keys() == {'value', 'n', 'nfe', 'guidance', 'ema', 'weights'}
-        assert (entry['nfe'], entry['guidance'], entry['ema']) == (3, 1.0, True)
-        assert entry['weights'] == 'step 12'
-        assert entry['n'] == (8 if '/' in name else 6)
-        assert re.search(rf'^{re.escape(name)} +{entry["value"]:.4f}$', table, re.MULTILINE)
-    split = loader.Split(config.data.dir, 'validation')
-    truth = np.stack([sampler.true_ids(split[i], 64, False) for i in range(6)])
-    maps = read_maps(workdir / 'samples')
-    assert metrics['MCD']['value'] == pytest.approx(mcd.mcd(maps, truth).mean())
-    assert metrics['image_map_agreement/ceiling']['value'] > 0.9
-
-    page = (workdir / 'samples' / 'report.html').read_text()
-    assert page.count('<figure') == 6
-    assert 'best fixed map' in page
-    assert 'MCD 1.' in page  # the note beside a caption
-    assert '<svg class="curve"' in page
-    assert json.loads((workdir / 'samples' / 'captions.json').read_text())[0]['caption'] in page
-    links = re.findall(r'(?:src|href)="([^"]{0,40})', page)
-    assert links
-    assert all(link.startswith('data:') for link in links)
-    assert 'http://' not in page.replace('http://www.w3.org/2000/svg', '')
-    assert 'https://' not in page

@@ -215,6 +215,9 @@ def test_another_vocabulary_is_refused(vocabulary, tmp_path):
     (tmp_path / 'vocab.json').write_text('{"a": 0, "<|endoftext|>": 1}')
     with pytest.raises(ValueError, match='must be the vocabulary of CLIP, which has 49408 entries'):
         clip_tokens.load(str(tmp_path / 'vocab.json'), str(vocabulary / 'merges.txt'), 77)
+    (tmp_path / 'merges.txt').write_text('#version: 0.2\nnever seen\n')
+    with pytest.raises(ValueError, match=r'merges\.txt does not belong to .*vocab\.json'):
+        clip_tokens.load(str(vocabulary / 'vocab.json'), str(tmp_path / 'merges.txt'), 77)
 
 
 def test_text_encoder_gives_states_of_captions(vocabulary, tmp_path, one_device, monkeypatch):

@@ -14,6 +14,21 @@ IMAGE_SIZE = 256  # pixels along each side
 MAP_SIZE = 128
 
 
+def fit_image(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (256, 256, 3): centre crop to the short side, Lanczos."""
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    cropped = Image.fromarray(image[_window(image)])
+    return np.asarray(cropped.resize(size, Image.Resampling.LANCZOS))
+
+
+def _window(array: np.ndarray) -> tuple[slice, slice]:
+    """The largest central square."""
+    height, width = array.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.s_[top : top + side, left : left + side]
+
+
 def fit(example: Example, void_wins: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centre crop to the short side, resize, pool the maps.
 
@@ -21,12 +36,7 @@ def fit(example: Example, void_wins: bool = False) -> tuple[np.ndarray, np.ndarr
       image (256, 256, 3) uint8; category and instance (128, 128) uint8. Instances are numbered anew
       by size within the crop. Category and instance of a map pixel come from the same source pixel.
     """
-    height, width = example.category.shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    window = np.s_[top : top + side, left : left + side]
-    size = (IMAGE_SIZE, IMAGE_SIZE)
-    image = Image.fromarray(example.image[window]).resize(size, Image.Resampling.LANCZOS)
+    window, size = _window(example.category), (IMAGE_SIZE, IMAGE_SIZE)
     category, instance = (
         np.asarray(Image.fromarray(ids[window]).resize(size, Image.Resampling.NEAREST))
         for ids in (example.category, example.instance)
@@ -37,4 +47,4 @@ def fit(example: Example, void_wins: bool = False) -> tuple[np.ndarray, np.ndarr
     category, instance = bits.min_pool(
         category, renumbered[instance], IMAGE_SIZE // MAP_SIZE, void_wins
     )
-    return np.asarray(image), category, instance
+    return fit_image(example.image), category, instance

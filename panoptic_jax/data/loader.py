@@ -48,6 +48,10 @@ class Split:
         record['texts'] = np.stack([caption['text'] for caption in captions])
         return record
 
+    def image_ids(self) -> list[int]:
+        """The source's number of each picture, in order."""
+        return [int(self._images[i]['image_id']) for i in range(len(self))]
+
 
 class TrainBatches:
     """This process's share of an endless stream of global batches; an iterator.

@@ -36,7 +36,10 @@ def load(vocabulary: str, merges: str, tokens: int) -> Callable[[Sequence[str]],
             f'{vocabulary} and {merges} must be the vocabulary of CLIP, which has {VOCABULARY} '
             'entries; take vocab.json and merges.txt from where the weights are.'
         )
-    tokenizer = CLIPTokenizer(vocab=words, merges=pairs, model_max_length=tokens)
+    try:
+        tokenizer = CLIPTokenizer(vocab=words, merges=pairs, model_max_length=tokens)
+    except Exception as error:  # what the tokenizers package raises has no type of its own
+        raise ValueError(f'{merges} does not belong to {vocabulary} ({error}).') from error
 
     def encode(captions: Sequence[str]) -> np.ndarray:
         encoded = tokenizer(list(captions), truncation=True, max_length=tokens)['input_ids']
