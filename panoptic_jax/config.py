@@ -18,10 +18,13 @@ def default() -> ml_collections.ConfigDict:
 
     config.data = data = ml_collections.ConfigDict()
     data.dir = 'data/coco'  # encoded shards: written by --mode=prepare, read by everything else
-    data.source = 'coco'  # 'coco': a COCO-panoptic folder; 'scenes': the embedded data set
-    data.root = ''  # 'coco': folder with annotations/ and one folder of images per split
-    data.train_split = 'train2017'  # 'coco': split that becomes our 'train'
-    data.validation_split = 'val2017'  # 'coco': split that becomes our 'validation'; '': none
+    data.source = 'coco'  # a COCO-panoptic folder | 'folder': captioned images | 'scenes': embedded
+    data.root = ''  # folder with one folder of images per split, 'coco': and with annotations/
+    data.train_split = 'train2017'  # split that becomes our 'train'
+    data.validation_split = 'val2017'  # split that becomes our 'validation'; '': none
+    data.categories = ''  # 'coco': JSON with a list of categories; '': the panoptic JSON's own
+    data.captions = 'file'  # 'coco': captions JSON | 'categories': made of what the map shows
+    data.flips = False  # True: every training image also mirrored, with the same captions
     data.train_images = 0  # only the first n images; 0: all. 'scenes': how many to draw
     data.validation_images = 0  # likewise
     data.scene_seed = 0  # 'scenes': which scenes are drawn
@@ -100,7 +103,8 @@ def default() -> ml_collections.ConfigDict:
 
 
 _CHOICES = {
-    'data.source': ('coco', 'scenes'),
+    'data.source': ('coco', 'folder', 'scenes'),
+    'data.captions': ('file', 'categories'),
     'data.autoencoder': ('sd', 'taesd', 'pixels'),
     'data.text': ('clip', 'words'),
     'model.name': build.NAMES,

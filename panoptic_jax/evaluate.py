@@ -11,7 +11,7 @@ import ml_collections
 from absl import logging
 from etils import epath
 
-from panoptic_jax import dashboards, files, image_scores, prepare, sample, scores
+from panoptic_jax import dashboards, files, image_scores, sample, scores, sources
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.export import report, samples
@@ -35,7 +35,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
     source_ids = {c['source_id']: c['id'] for c in manifest['categories']}
     reference = None
     if networks.hashes and not settings.reference:
-        reference = prepare.load_sources(config.data)[0][config.sample.split]
+        reference = sources.load_sources(config.data)[0][config.sample.split]
     elif networks.inception:
         fid.read(settings.reference)
     if settings.folder:

@@ -1,8 +1,7 @@
 """How far a long job is: one line every few seconds with rate and time left."""
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from datetime import timedelta
 
 from absl import logging
 
@@ -25,13 +24,12 @@ class Progress:
             self._last = now
             rate = self._done / (now - self._start)
             logging.info(
-                '%s: %d/%d %s, %.3g %s/s, %.0f s left',
+                '%s: %d/%d %s, %.3g %s/s, %s left',
                 self._job, self._done, self._total, self._items, rate, self._items,
-                (self._total - self._done) / rate,
+                duration((self._total - self._done) / rate),
             )  # fmt: skip
 
-    def of(self, items: Iterable[Any]) -> Iterator[Any]:
-        """Passes the items on, counting them."""
-        for item in items:
-            yield item
-            self.add()
+
+def duration(seconds: float) -> str:
+    """'42 s', or '3:07:05' from two minutes on."""
+    return f'{seconds:.0f} s' if seconds < 120 else str(timedelta(seconds=round(seconds)))

@@ -48,10 +48,12 @@ def make_preview(config: ml_collections.ConfigDict) -> train.Preview:
     )
     records = [split[i % len(split)] for i in range(config.preview_count)]
     side = map_side(description)
-    truth = np.stack([true_ids(record, side, manifest['void_wins']) for record in records])
+    has_map = config.model.name != 'uvit'
+    truth = None
+    if has_map:
+        truth = np.stack([true_ids(record, side, manifest['void_wins']) for record in records])
     text = np.stack([record['texts'][0] for record in records])
     given = truth if config.model.given_map else None
-    has_map = config.model.name != 'uvit'
     sampler = make_sampler(
         description,
         loader.empty_text(config.data.dir),

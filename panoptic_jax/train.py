@@ -16,7 +16,16 @@ import numpy as np
 import optax
 from absl import logging
 
-from panoptic_jax import checkpoint, clock, dashboards, environment, sharding, state, weights
+from panoptic_jax import (
+    checkpoint,
+    clock,
+    dashboards,
+    environment,
+    initial_weights,
+    sharding,
+    state,
+    weights,
+)
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.diffusion import loss
@@ -177,7 +186,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
         loaded, _, origin = weights.load(config.init_weights)
         weights.check_encoders(origin, manifest, config.init_weights)
         fresh = jax.jit(initial_parameters, compiler_options=unoptimised)(first_key)
-        params = weights.fill(fresh, loaded, config.init_weights)
+        params = initial_weights.fill(fresh, loaded, config.init_weights)
         train_state = jax.jit(create, out_shardings=shardings)(params)
     else:
         train_state = jax.jit(

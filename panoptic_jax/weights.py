@@ -20,13 +20,22 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from panoptic_jax import checkpoint, files, state
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
-from panoptic_jax.models import build, two_stream
+from panoptic_jax.models import build
 
 EMPTY_TEXT = 'empty_text'  # tensor name of the empty caption's features
 
 
 def describe(config: ml_collections.ConfigDict, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What a sampler has to know besides the parameters; JSON-able, stored with every export."""
+    """What a sampler has to know besides the parameters; JSON-able, stored with every export.
+
+    Raises:
+      ValueError: a model with maps, and data without.
+    """
+    if config.model.name != 'uvit' and not manifest['categories']:
+        raise ValueError(
+            f'The data in {config.data.dir} have no maps, which model.name={config.model.name!r} '
+            "learns; train 'uvit' on them, or prepare data with maps."
+        )
     return {
         'model': {**config.model.to_dict()},
         'map_noise_std': config.map_noise_std,
@@ -129,44 +138,6 @@ def check_encoders(description: Mapping[str, Any], manifest: Mapping[str, Any], 
                 f'{theirs["sha256"][:12]}), the data are prepared with {ours["name"]!r} (hash '
                 f'{ours["sha256"][:12]}); take other weights or prepare the data again.'
             )
-
-
-def fill(params: dict, loaded: Mapping[str, Any], path: str) -> dict:
-    """Replaces fresh parameters by loaded ones: a whole model's, or those of its image stream.
-
-    A two-stream model whose map stream is not in the file gets map blocks copied from the loaded
-    image blocks.
-
-    Args:
-      params: Fresh parameters of the model to be trained.
-      loaded: From `load`.
-      path: Where from, for messages.
-
-    Raises:
-      ValueError: naming the first parameters that are missing, left over or of another shape.
-    """
-    if 'map' not in loaded and 'map' in params:
-        image = fill({'image': params['image']}, loaded, path)
-        filled = {**params, **image}
-        has_blocks = any(name.startswith('blocks_') for name in params['map'])
-        return two_stream.copy_image_blocks(filled) if has_blocks else filled
-    ours = flatten_dict({stream: params[stream] for stream in params}, sep='/')
-    theirs = flatten_dict(
-        {stream: loaded[stream] for stream in params if stream in loaded}, sep='/'
-    )
-    wrong = [f'{name} is missing' for name in ours if name not in theirs]
-    wrong += [f'{name} is not part of the model' for name in theirs if name not in ours]
-    wrong += [
-        f'{name} is {theirs[name].shape}, the model has {ours[name].shape}'
-        for name in ours
-        if name in theirs and theirs[name].shape != ours[name].shape
-    ]
-    if wrong:
-        more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
-        raise ValueError(f'{path} does not fit the model: {"; ".join(wrong[:3])}{more}.')
-    return unflatten_dict(
-        {name: np.asarray(theirs[name], ours[name].dtype) for name in ours}, sep='/'
-    )
 
 
 def from_checkpoint(workdir: str, ema: bool) -> tuple[dict, dict[str, Any], int]:

@@ -289,3 +289,36 @@ def test_real_sample_is_read_and_pooled_faithfully():
         things = {entry.id for entry in source.categories if entry.is_thing}
         assert len(owners) == len({instance for _, instance in pairs if instance})
         assert set(owners) <= things
+
+
+def test_data_sets_without_captions_or_categories_of_their_own(folder):
+    """Another list of categories, with large ids, and captions made of what the maps show."""
+    annotations = folder / 'annotations'
+    panoptic = json.loads((annotations / 'panoptic_tiny.json').read_text())
+    listed = panoptic.pop('categories')
+    move = {entry['id']: 1000 + 7 * number for number, entry in enumerate(listed)}
+    for entry in listed:
+        entry['id'] = move[entry['id']]
+    for annotation in panoptic['annotations']:
+        for segment in annotation['segments_info']:
+            segment['category_id'] = move[segment['category_id']]
+            segment['area'] = {5: 100, 256: 300, 65_536: 100}.get(segment['id'], 1840)
+    write_json(annotations / 'panoptic_tiny.json', panoptic)
+    (annotations / 'captions_tiny.json').unlink()
+    with pytest.raises(ValueError, match="lacks 'categories'"):
+        CocoPanoptic(str(folder), 'tiny')
+    write_json(folder / 'categories.json', listed)
+    source = CocoPanoptic(
+        str(folder), 'tiny', categories=str(folder / 'categories.json'), captions='categories'
+    )
+    assert source.num_captions.tolist() == [1] * len(source)
+    assert sorted(source.source_ids.values()) == sorted(move.values())
+    names = {category.id: category.name for category in source.categories}
+    for i in range(len(source)):
+        example = source[i]
+        ids, areas = np.unique(example.category[example.category > 0], return_counts=True)
+        *first, last = [names[ids[k]] for k in np.argsort(-areas, kind='stable')]
+        expected = f'{", ".join(first)} and {last}' if first else last
+        assert example.captions == [f'a picture of {expected}']
+    with pytest.raises(FileNotFoundError, match=r'nowhere\.json is missing; give the path of a'):
+        CocoPanoptic(str(folder), 'tiny', categories='nowhere.json')

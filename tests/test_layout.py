@@ -16,9 +16,9 @@ MODULES = sorted(ROOT.glob('panoptic_jax/**/*.py'))
 # The rooms, from below: a module imports from its own room and from those above it in this list.
 ROOMS = (
     'files', 'diffusion', 'data', 'encoders', 'metrics', 'models', 'config', 'sharding', 'state',
-    'json_lines', 'clock', 'progress', 'environment', 'export', 'checkpoint', 'dashboards',
-    'weights', 'prepare', 'train', 'sampler', 'sample', 'scores',
-    'image_scores', 'evaluate', 'main',
+    'hosts', 'json_lines', 'clock', 'progress', 'environment', 'export', 'checkpoint', 'dashboards',
+    'weights', 'initial_weights', 'sources', 'shard_records', 'prepare', 'train',
+    'sampler', 'sample', 'scores', 'image_scores', 'evaluate', 'main',
 )  # fmt: skip
 # Rooms that know less than their place would allow, and all that they may import of ours.
 KNOW_ONLY = {

@@ -1,17 +1,20 @@
 """Preparation end to end on scenes: geometry, records, restarts, refusals."""
 
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from panoptic_jax import prepare
+from panoptic_jax import hosts, prepare
 from panoptic_jax.config import default
 from panoptic_jax.data import geometry, loader, scenes
 from panoptic_jax.data.example import Example
@@ -84,6 +87,7 @@ def test_manifest_describes_the_data(prepared):
     manifest = loader.open_manifest(str(prepared))
     assert manifest['autoencoder']['latent_shape'] == [32, 32, 3]
     assert manifest['splits']['train']['images'] == 11
+    assert manifest['map_size'] == 128
     assert manifest['splits']['train']['captions'] == 55
     assert manifest['categories'][0].keys() == {'id', 'name', 'is_thing', 'source_id'}
     assert not (prepared / 'prepare.json').exists()
@@ -171,3 +175,73 @@ def test_fit_keeps_pairs_and_numbers_things_by_size():
     assert list(zip(*pairs.tolist(), strict=True)) == [(1, 2), (1, 3), (3, 1), (92, 0)]
     sizes = dict(zip(pairs[1].tolist(), counts.tolist(), strict=True))
     assert sizes[1] > sizes[2] > sizes[3] > 0
+
+
+def test_mirrored_images_share_their_captions(prepared, tmp_path):
+    config = make_config(tmp_path / 'data')
+    config.data.flips = True
+    prepare.prepare(config)
+    plain, found = (loader.Split(str(folder), 'train') for folder in (prepared, tmp_path / 'data'))
+    assert len(found) == 2 * len(plain) == 22
+    for i in (0, 10):
+        once, twice, before = found[2 * i], found[2 * i + 1], plain[i]
+        for name in ('latents', 'category', 'instance'):
+            np.testing.assert_array_equal(once[name], before[name])
+            np.testing.assert_array_equal(twice[name], before[name][:, ::-1])
+        assert once['image_id'] == twice['image_id'] == before['image_id']
+        assert once['captions'] == twice['captions'] == before['captions']
+    assert len(loader.Split(str(tmp_path / 'data'), 'validation')) == 2
+    size = sum(path.stat().st_size for path in (prepared / 'captions').glob('*train*'))
+    same = sum(path.stat().st_size for path in (tmp_path / 'data' / 'captions').glob('*train*'))
+    assert size == same
+    with pytest.raises(ValueError, match=r'splits\.train\.images: 22 there, 11 in this config'):
+        prepare.prepare(make_config(tmp_path / 'data'))
+
+
+def run_process(index, port, data_dir):
+    code = (
+        'from test_prepare import *; from panoptic_jax import hosts; hosts.start()\n'
+        f'prepare.prepare(make_config(Path({str(data_dir)!r})))'
+    )
+    environment = {
+        'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
+        'JAX_NUM_PROCESSES': '2',
+        'JAX_PROCESS_ID': str(index),
+    }
+    return subprocess.Popen([sys.executable, '-c', code], cwd=ROOT, env=environment)
+
+
+def test_two_processes_share_the_work(prepared, tmp_path):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    processes = [run_process(index, port, tmp_path / 'data') for index in (0, 1)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert contents(tmp_path / 'data') == contents(prepared)
+
+
+def test_half_an_environment_of_a_job_is_refused(monkeypatch):
+    monkeypatch.setenv('JAX_NUM_PROCESSES', '2')
+    with pytest.raises(ValueError, match='JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID is not set'):
+        hosts.start()
+
+
+def test_time_and_disk_are_estimated_before_the_work(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(prepare, '_WORTH_AN_ESTIMATE', 0)
+    usage = SimpleNamespace(free=10**6)
+    monkeypatch.setattr(prepare.shutil, 'disk_usage', lambda path: usage)
+    config = make_config(tmp_path / 'data')
+    config.data.images_per_shard, config.data.text_features = 13, 512  # little of it is padding
+    # 13 images of 32x32x3 halves and two maps, five captions of 16x512 halves each.
+    needed = 13 * (32 * 32 * 3 * 2 + 2 * 128**2 + 5 * 16 * 512 * 2)
+    usage.free = needed - 1
+    with pytest.raises(ValueError, match=r'has 0\.0 GB free, and about 0\.0 GB are needed'):
+        prepare.prepare(config)
+    usage.free = needed
+    with caplog.at_level('INFO', logger='absl'):
+        prepare.prepare(config)
+    assert re.search(r'13 images .*, [\d.]+ images/s measured on 11: about \d+ s', caplog.text)
+    size = sum(path.stat().st_size for path in (tmp_path / 'data').rglob('*array_record*'))
+    assert needed < size < 1.3 * needed

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from panoptic_jax import weights
+from panoptic_jax import initial_weights, weights
 from panoptic_jax.data import loader, manifest
 from panoptic_jax.models import build
 
@@ -85,7 +85,7 @@ def test_damaged_files_are_refused_in_one_sentence(saved, tmp_path):
 def test_image_weights_fill_both_streams_of_a_two_stream_model(saved, config):
     loaded = weights.load(saved[0])[0]
     _, fresh = make(config, 'two_stream', seed=1)
-    filled = weights.fill(fresh, loaded, 'file')
+    filled = initial_weights.fill(fresh, loaded, 'file')
     assert flat(filled).keys() == flat(fresh).keys()
     for name, value in flat(filled).items():
         stream, _, rest = name.partition('/')
@@ -98,7 +98,7 @@ def test_image_weights_fill_both_streams_of_a_two_stream_model(saved, config):
 def test_image_weights_fill_the_image_part_of_a_one_stream_model(saved, config):
     loaded = weights.load(saved[0])[0]
     _, fresh = make(config, 'one_stream', seed=1)
-    filled = weights.fill(fresh, loaded, 'file')
+    filled = initial_weights.fill(fresh, loaded, 'file')
     jax.tree.map(np.testing.assert_array_equal, filled['image'], loaded['image'])
     jax.tree.map(np.testing.assert_array_equal, filled['map'], fresh['map'])
 
@@ -106,7 +106,7 @@ def test_image_weights_fill_the_image_part_of_a_one_stream_model(saved, config):
 def test_half_precision_weights_become_whole_ones(config):
     _, fresh = make(config, 'uvit')
     loaded = jax.tree.map(lambda a: a.astype(np.float16), fresh)
-    assert {a.dtype for a in jax.tree.leaves(weights.fill(fresh, loaded, 'file'))} == {
+    assert {a.dtype for a in jax.tree.leaves(initial_weights.fill(fresh, loaded, 'file'))} == {
         np.dtype(np.float32)
     }
 
@@ -117,15 +117,15 @@ def test_weights_that_do_not_fit_are_named(saved, config):
     with pytest.raises(
         ValueError, match=r'image/\S+ is \(\S+ ?\S*\), the model has .*and 4\d more'
     ):
-        weights.fill(wider, loaded, 'file')
+        initial_weights.fill(wider, loaded, 'file')
     _, deeper = make(config, 'uvit', hidden_size=32, depth=4)
     with pytest.raises(ValueError, match=r'file does not fit.*image/blocks_3/\S+ is missing'):
-        weights.fill(deeper, loaded, 'file')
+        initial_weights.fill(deeper, loaded, 'file')
     _, shallower = make(config, 'uvit', depth=2)
     with pytest.raises(ValueError, match=r'image/blocks_3/\S+ is not part of the model'):
-        weights.fill(shallower, deeper, 'file')
+        initial_weights.fill(shallower, deeper, 'file')
     with pytest.raises(ValueError, match='is missing'):
-        weights.fill(shallower, {}, 'file')
+        initial_weights.fill(shallower, {}, 'file')
 
 
 def test_other_encoders_and_models_are_refused(saved, config):

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 from etils import epath
-from PIL import Image
 
 from panoptic_jax.data import panoptic_png
 from panoptic_jax.data.categories import remap
 from panoptic_jax.data.example import Category, Example
+from panoptic_jax.data.pictures import read_picture
 
 
 class CocoPanoptic:
@@ -38,7 +38,24 @@ class CocoPanoptic:
       ValueError: a JSON is not what it should be.
     """
 
-    def __init__(self, root: str, split: str, limit: int = 0) -> None:
+    def __init__(
+        self,
+        root: str,
+        split: str,
+        limit: int = 0,
+        categories: str = '',
+        captions: str = 'file',
+    ) -> None:
+        """Reads the split's JSONs.
+
+        Args:
+          root: The folder.
+          split: Its name in the file names.
+          limit: Only the first images; 0: all.
+          categories: JSON file with a list of categories; '': the panoptic JSON's own.
+          captions: 'file': of captions_{split}.json; 'categories': one made of what the map shows,
+            for data sets without captions.
+        """
         self._root, self._split = epath.Path(root), split
         annotations = self._root / 'annotations'
         if not root or not annotations.exists():
@@ -49,28 +66,24 @@ class CocoPanoptic:
         panoptic_path = annotations / f'panoptic_{split}.json'
         archive = f'panoptic_annotations_trainval2017.zip inside {self._root}'
         panoptic, panoptic_hash = _read_json(
-            panoptic_path, ('images', 'annotations', 'categories'), f'unzip {archive}'
+            panoptic_path,
+            ('images', 'annotations') if categories else ('images', 'annotations', 'categories'),
+            f'unzip {archive}',
         )
-        captions_path = _captions_path(annotations, split)
-        captions, captions_hash = _read_json(
-            captions_path,
-            ('annotations',),
-            f'unzip annotations_trainval2017.zip inside {self._root}',
-        )
-
-        self.categories, self._category_ids = _categories(panoptic['categories'], panoptic_path)
+        listed, list_path = panoptic.get('categories'), panoptic_path
+        if categories:
+            list_path = epath.Path(categories)
+            listed, list_hash = _read_json(list_path, (), 'give the path of a list of categories')
+            panoptic_hash = f'{panoptic_hash} {list_hash}'
+        self.categories, self._category_ids = _categories(listed, list_path)
         self.source_ids = {ours: theirs for theirs, ours in self._category_ids.items()}
         self._things = frozenset(entry.id for entry in self.categories if entry.is_thing)
-        self._captions = collections.defaultdict(list)
-        for annotation in captions['annotations']:
-            # Line breaks and double spaces occur; an empty caption would mean the dropped text.
-            if caption := ' '.join(annotation['caption'].split()):
-                self._captions[annotation['image_id']].append(caption)
-        if not self._captions:
-            raise ValueError(
-                f'{captions_path} holds no captions; training needs at least one per image: use '
-                "COCO's captions file of the same split."
-            )
+        if captions == 'categories':
+            captions_path, captions_hash = panoptic_path, 'categories'
+            self._captions = self._captions_of_categories(panoptic['annotations'])
+        else:
+            captions_path = _captions_path(annotations, split)
+            self._captions, captions_hash = _read_captions(captions_path, self._root)
 
         self._files = {image['id']: image['file_name'] for image in panoptic['images']}
         annotated = panoptic['annotations']
@@ -108,6 +121,21 @@ class CocoPanoptic:
             'captions_sha256': captions_hash,
         }
 
+    def _captions_of_categories(self, annotated: list[dict[str, Any]]) -> dict[int, list[str]]:
+        """{image id: ['a picture of person, dog and grass']}, the largest areas first."""
+        ours = {category.id: category.name for category in self.categories}
+        names = {theirs: ours[number] for number, theirs in self.source_ids.items()}
+        captions = {}
+        for entry in annotated:
+            areas = collections.Counter()
+            for segment in entry['segments_info']:
+                if segment.get('category_id') in names:
+                    areas[names[segment['category_id']]] += segment.get('area', 0)
+            *first, last = [name for name, _ in areas.most_common()] or ['nothing']
+            listed = f'{", ".join(first)} and {last}' if first else last
+            captions[entry['image_id']] = [f'a picture of {listed}']
+        return captions
+
     def __len__(self) -> int:
         return len(self._annotations)
 
@@ -120,7 +148,7 @@ class CocoPanoptic:
         entry = self._annotations[index]
         image_path = self._image_folder / self._files[entry['image_id']]
         png_path = self._png_folder / entry['file_name']
-        image, colours = _read_picture(image_path), _read_picture(png_path)
+        image, colours = read_picture(image_path), read_picture(png_path)
         if image.shape != colours.shape:
             raise ValueError(
                 f'{image_path} has {image.shape[1]}x{image.shape[0]} pixels and {png_path} '
@@ -137,6 +165,23 @@ class CocoPanoptic:
             raise ValueError(f'{png_path}: {error}') from error
         captions = list(self._captions[entry['image_id']])
         return Example(image, category, instance, captions, entry['image_id'])
+
+
+def _read_captions(path: epath.Path, root: epath.Path) -> tuple[dict[int, list[str]], str]:
+    """{image id: captions} of a captions JSON, and its SHA-256."""
+    fix = f'unzip annotations_trainval2017.zip inside {root}'
+    content, sha256 = _read_json(path, ('annotations',), fix)
+    captions = collections.defaultdict(list)
+    for annotation in content['annotations']:
+        # Line breaks and double spaces occur; an empty caption would mean the dropped text.
+        if caption := ' '.join(annotation['caption'].split()):
+            captions[annotation['image_id']].append(caption)
+    if not captions:
+        raise ValueError(
+            f'{path} holds no captions; training needs at least one per image: use '
+            "COCO's captions file of the same split."
+        )
+    return captions, sha256
 
 
 def _captions_path(annotations: epath.Path, split: str) -> epath.Path:
@@ -199,14 +244,3 @@ def _check_complete(folder: epath.Path, names: list[str], fix: str) -> None:
         raise FileNotFoundError(
             f'{folder} lacks {len(missing)} of {len(names)} files, the first {missing[0]}; {fix}.'
         )
-
-
-def _read_picture(path: epath.Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB; grey pictures get three equal channels."""
-    try:
-        with path.open('rb') as file, Image.open(file) as picture:
-            return np.array(picture.convert('RGB'))
-    except OSError as error:
-        raise ValueError(
-            f'{path} cannot be read as a picture ({error}); unpack it from its zip file again.'
-        ) from error

@@ -21,15 +21,15 @@ class Example(NamedTuple):
 
     Attributes:
       image: (H, W, 3) uint8 RGB.
-      category: (H, W) uint8, 0 void, 1..254 category ids.
+      category: (H, W) uint8, 0 void, 1..254 category ids; None of a source without maps.
       instance: (H, W) uint8, 0 for void, stuff and crowd; the things of one picture are numbered
-        from 1, largest first over all categories.
+        from 1, largest first over all categories. None where `category` is.
       captions: at least one sentence.
       image_id: the source's number of the picture.
     """
 
     image: np.ndarray
-    category: np.ndarray
-    instance: np.ndarray
+    category: np.ndarray | None
+    instance: np.ndarray | None
     captions: list[str]
     image_id: int

@@ -29,13 +29,16 @@ def _window(array: np.ndarray) -> tuple[slice, slice]:
     return np.s_[top : top + side, left : left + side]
 
 
-def fit(example: Example, void_wins: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def fit(example: Example, void_wins: bool = False) -> tuple[np.ndarray, ...]:
     """Centre crop to the short side, resize, pool the maps.
 
     Returns:
       image (256, 256, 3) uint8; category and instance (128, 128) uint8. Instances are numbered anew
       by size within the crop. Category and instance of a map pixel come from the same source pixel.
+      Of an example without maps both are None.
     """
+    if example.category is None:
+        return fit_image(example.image), None, None
     window, size = _window(example.category), (IMAGE_SIZE, IMAGE_SIZE)
     category, instance = (
         np.asarray(Image.fromarray(ids[window]).resize(size, Image.Resampling.NEAREST))

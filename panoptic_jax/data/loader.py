@@ -27,7 +27,8 @@ class Split:
     """Random access to a prepared split, for evaluation and sampling.
 
     `split[i]` is a dict: 'latents' (h, w, c) or 'moments' (h, w, 2c) float16, unscaled; 'category'
-    and 'instance' (128, 128) uint8; 'image_id'; 'captions', n sentences; 'texts' (n, L, D) float16.
+    and 'instance' (128, 128) uint8, of data with maps; 'image_id'; 'captions', n sentences; 'texts'
+    (n, L, D) float16.
 
     Raises:
       FileNotFoundError: the data are not prepared, or a shard is missing.

@@ -34,6 +34,7 @@ def make_plan(
     text: Mapping[str, Any],
     images_per_shard: int,
     void_wins: bool,
+    flips: bool = False,
 ) -> dict[str, Any]:
     """Everything that determines the records, known before work starts: the later manifest.
 
@@ -44,6 +45,7 @@ def make_plan(
       text: name, tokens, features, sha256.
       images_per_shard: The unit of work.
       void_wins: Of the pooling.
+      flips: Each training image is there twice, the second time mirrored.
 
     Returns:
       The plan; its 'fingerprint' is the SHA-256 of the rest as canonical JSON.
@@ -52,10 +54,14 @@ def make_plan(
     for split, source in sources.items():
         starts = range(0, len(source), images_per_shard)
         per_image = [int(count) for count in source.num_captions]
+        copies = 2 if flips and split == 'train' else 1  # both with the same captions
         splits[split] = {
-            'images': len(source),
+            'images': copies * len(source),
             'captions': sum(per_image),
-            'image_shards': [min(images_per_shard, len(source) - start) for start in starts],
+            'copies': copies,
+            'image_shards': [
+                copies * min(images_per_shard, len(source) - start) for start in starts
+            ],
             'caption_shards': [sum(per_image[i : i + images_per_shard]) for i in starts],
         }
     plan = {
@@ -63,7 +69,7 @@ def make_plan(
         'source': {split: source.description for split, source in sources.items()},
         'images_per_shard': images_per_shard,
         'image_size': geometry.IMAGE_SIZE,
-        'map_size': geometry.MAP_SIZE,
+        'map_size': geometry.MAP_SIZE if sources['train'].categories else None,  # None: no maps
         'void_wins': void_wins,
         'interpolation': {'image': 'lanczos', 'map': 'nearest'},
         'autoencoder': {**autoencoder},
@@ -124,6 +130,17 @@ def check_manifest(manifest: Mapping[str, Any], **expected: Any) -> None:
             f'The prepared data do not fit the config: {", ".join(differences)}; change the config '
             'or run --mode=prepare into another data.dir.'
         )
+
+
+def is_begun(data_dir: str) -> bool:
+    """Whether a folder is claimed or finished."""
+    names = ('manifest.json', 'prepare.json')
+    return any((epath.Path(data_dir) / name).exists() for name in names)
+
+
+def is_finished(data_dir: str) -> bool:
+    """Whether a folder is complete."""
+    return (epath.Path(data_dir) / 'manifest.json').exists()
 
 
 def begin(data_dir: str, plan: Mapping[str, Any]) -> bool:

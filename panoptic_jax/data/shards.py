@@ -19,21 +19,23 @@ _FILE_TYPE = 'array_record'
 
 
 def image_features(
-    latent_shape: Sequence[int], has_variance: bool, map_size: int
+    latent_shape: Sequence[int], has_variance: bool, map_size: int | None
 ) -> tfds.features.FeaturesDict:
     """What an image record holds.
 
     'latents' float16 (h, w, c), unscaled, or 'moments' (h, w, 2c) if the autoencoder has a
-    variance; 'category' and 'instance' uint8 (map_size, map_size); 'image_id' of the source; its
-    captions are records `first_caption` .. `first_caption + num_captions - 1` of the split.
+    variance; 'category' and 'instance' uint8 (map_size, map_size), unless `map_size` is None;
+    'image_id' of the source; its captions are records `first_caption` .. `first_caption +
+    num_captions - 1` of the split.
     """
     height, width, channels = latent_shape
     name, channels = ('moments', 2 * channels) if has_variance else ('latents', channels)
+    map_ = _tensor((map_size, map_size), np.uint8) if map_size else None
+    maps = {'category': map_, 'instance': map_} if map_size else {}
     return tfds.features.FeaturesDict(
         {
             name: _tensor((height, width, channels), np.float16),
-            'category': _tensor((map_size, map_size), np.uint8),
-            'instance': _tensor((map_size, map_size), np.uint8),
+            **maps,
             'image_id': tfds.features.Scalar(np.int64),
             'first_caption': tfds.features.Scalar(np.int32),
             'num_captions': tfds.features.Scalar(np.int32),

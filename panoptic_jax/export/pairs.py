@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from panoptic_jax.data import panoptic_png
+from panoptic_jax.data.pictures import read_picture
 
 _PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
 
@@ -89,7 +89,7 @@ class Pairs:
 
     def image(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8."""
-        return _read_picture(self._folder / 'images' / self.entries[index]['file_name'])
+        return read_picture(self._folder / 'images' / self.entries[index]['file_name'])
 
     def ids(self, index: int) -> np.ndarray:
         """(h, w) uint8 category ids, 0 void.
@@ -99,7 +99,7 @@ class Pairs:
         """
         annotation = self._annotations[index]
         path = self._folder / 'panoptic' / annotation['file_name']
-        segments = panoptic_png.segment_ids(_read_picture(path))
+        segments = panoptic_png.segment_ids(read_picture(path))
         try:
             ids, _ = panoptic_png.to_maps(
                 segments, annotation['segments_info'], self._category_ids, frozenset()
@@ -129,13 +129,3 @@ def _require(entries: Any, keys: tuple[str, ...], path: epath.Path) -> None:
         for key in keys:
             if not isinstance(entry, dict) or key not in entry:
                 raise ValueError(f'{path}: entry {number} lacks {key!r}.')
-
-
-def _read_picture(path: epath.Path) -> np.ndarray:
-    try:
-        with path.open('rb') as file, Image.open(file) as picture:
-            return np.array(picture.convert('RGB'))
-    except FileNotFoundError:
-        raise FileNotFoundError(f'{path} is missing.') from None
-    except OSError as error:
-        raise ValueError(f'{path} cannot be read as a picture ({error}).') from error
