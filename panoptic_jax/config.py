@@ -47,6 +47,8 @@ def default() -> ml_collections.ConfigDict:
     model.patch_factor = 2  # map pixels per latent pixel, along each side: 1, 2 or 4
     model.given_map = False  # True: the clean map is an input and only the image is denoised
     model.zero_map_input = False  # ablation B.2: the network never sees the noisy map
+    model.map_prediction = 'data'  # what the network says of the map: 'data' or its 'noise' (3.3)
+    model.zero_conv_bias = False  # two_stream: as in the authors' checkpoints
     model.dtype = 'auto'  # of the computation: 'float32', 'bfloat16'; 'auto': by platform
 
     # Durations are optimiser steps; sizes are whole batches over all devices.
@@ -62,6 +64,8 @@ def default() -> ml_collections.ConfigDict:
     config.text_dropout = 0.1  # probability that a caption is replaced by the empty one
     config.map_noise_std = 2.0  # s in m_t = alpha_t m_0 + sigma_t s eps
     config.init_weights = ''  # weights.safetensors to start from: a whole model or its image stream
+
+    config.init_partial = False  # keep what fits of init_weights and start the rest afresh
 
     config.log_every = 100
     config.validate_every = 5000  # held-out loss; 0: never
@@ -96,6 +100,12 @@ def default() -> ml_collections.ConfigDict:
     evaluate.clip = ''  # folder of a CLIP (ViT-B/32), for CLIP score and CMMD; '': neither
     evaluate.reference = ''  # .npz such as U-ViT's; '': made of the images of sample.split
 
+    config.foreign = foreign = ml_collections.ConfigDict()  # --mode=import
+    foreign.path = ''  # a .pth file
+    foreign.kind = 'model'  # 'model': U-ViT or PDM, as config.model says; 'tower': Inception, CLIP
+    foreign.allow_missing = ''  # patterns of its names that may be missing, with commas between
+    foreign.allow_extra = ''  # likewise that may be left over
+
     config.mesh = mesh = ml_collections.ConfigDict()
     mesh.data = -1  # devices along the batch; -1: all that are left
     mesh.fsdp = 1  # devices that share one copy of the parameters
@@ -109,6 +119,8 @@ _CHOICES = {
     'data.text': ('clip', 'words'),
     'model.name': build.NAMES,
     'model.patch_factor': (1, 2, 4),
+    'model.map_prediction': ('data', 'noise'),
+    'foreign.kind': ('model', 'tower'),
     'model.dtype': ('auto', 'float32', 'bfloat16'),
     'sample.split': ('train', 'validation'),
     'sample.solver': ('fast', '1', '2', '3', '2M'),
@@ -163,6 +175,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         not model.given_map or (model.name != 'uvit' and not model.zero_map_input),
         'model.given_map',
         'False for a model without maps and together with model.zero_map_input',
+    )
+    require(
+        model.map_prediction == 'data' or (model.name != 'uvit' and not model.given_map),
+        'model.map_prediction',
+        "'data' where no map is predicted",
     )
     require(
         config.batch_size % config.microbatches == 0,

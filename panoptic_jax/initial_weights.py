@@ -4,9 +4,67 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from panoptic_jax import weights
 from panoptic_jax.models import two_stream
+
+
+def load_into(
+    fresh: Mapping[str, Any], path: str, manifest: Mapping[str, Any], partial: bool
+) -> dict[str, Any]:
+    """Starts a model from a weights file, and says where that was made for other categories.
+
+    Args:
+      fresh: Parameters of the model to be trained.
+      path: Of the file.
+      manifest: Of the data to be trained on, made with the same encoders.
+      partial: Whether `fill_matching` or `fill` decides.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, other encoders, or weights that do not fit.
+    """
+    loaded, _, origin = weights.load(path)
+    weights.check_encoders(origin, manifest, path)
+    if 'map' in loaded and origin['categories'] != manifest['categories']:
+        logging.warning(
+            '%s was trained on other categories (%d, now %d): what a map code means is learnt '
+            'anew, from the same weights.',
+            path, len(origin['categories']), len(manifest['categories']),
+        )  # fmt: skip
+    return fill_matching(fresh, loaded, path) if partial else fill(fresh, loaded, path)
+
+
+def fill_matching(params: Mapping[str, Any], loaded: Mapping[str, Any], path: str) -> dict:
+    """Takes every parameter of equal name and shape; the rest stays fresh. Logs both.
+
+    A file without a map stream also starts a two-stream model's map blocks, as in `fill`.
+
+    Raises:
+      ValueError: nothing fits.
+    """
+    ours, theirs = flatten_dict(params, sep='/'), flatten_dict(loaded, sep='/')
+    kept = [n for n in ours if n in theirs and theirs[n].shape == ours[n].shape]
+    if not kept:
+        raise ValueError(f'{path} and the model have no parameter in common; choose another file.')
+    filled = {n: np.asarray(theirs[n], ours[n].dtype) if n in kept else ours[n] for n in ours}
+    fresh = [
+        f'{n} {tuple(ours[n].shape)}'
+        + (f', there {tuple(theirs[n].shape)}' if n in theirs else ', not there')
+        for n in ours
+        if n not in kept
+    ]
+    copied = 'map' not in loaded and any(n.startswith('map/blocks_') for n in ours)
+    if copied:
+        fresh = [line for line in fresh if not line.startswith('map/blocks_')]
+    logging.info(
+        'Kept from %s: %d of %d parameters%s.',
+        path, len(kept), len(ours), ', and map blocks as copies of image blocks' if copied else '',
+    )  # fmt: skip
+    logging.info('Fresh: %s.', '; '.join(fresh) or 'none')
+    tree = unflatten_dict(filled, sep='/')
+    return two_stream.copy_image_blocks(tree) if copied else tree
 
 
 def fill(params: dict, loaded: Mapping[str, Any], path: str) -> dict:

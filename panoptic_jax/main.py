@@ -18,7 +18,7 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     'mode',
     'train',
-    ['train', 'prepare', 'sample', 'evaluate', 'export'],
+    ['train', 'prepare', 'sample', 'evaluate', 'export', 'import'],
     'What to do. Each mode goes on where it was interrupted.',
 )
 
@@ -56,14 +56,18 @@ def _run(mode, config, workdir):
         return 0
     if not workdir:
         raise ValueError(f'--mode={mode} needs --workdir=DIR, the folder of the run.')
-    from panoptic_jax import evaluate, sample, train, weights
+    from panoptic_jax import evaluate, import_weights, sample, train, weights
 
     if mode == 'train':
         preview = sample.make_preview(config) if config.preview_every else None
         return 0 if train.train(config, workdir, preview) else RUN_AGAIN
-    {'sample': sample.sample, 'evaluate': evaluate.evaluate, 'export': weights.export}[mode](
-        config, workdir
-    )
+    modes = {
+        'sample': sample.sample,
+        'evaluate': evaluate.evaluate,
+        'export': weights.export,
+        'import': import_weights.import_weights,
+    }
+    modes[mode](config, workdir)
     return 0
 
 

@@ -52,8 +52,8 @@ def prepare(config: ml_collections.ConfigDict) -> None:
     plan = manifest.make_plan(
         sources,
         source_ids,
-        _described(autoencoder, 'name', 'latent_shape', 'scale', 'has_variance', 'sha256'),
-        _described(text_encoder, 'name', 'tokens', 'features', 'sha256'),
+        manifest.described(autoencoder, manifest.AUTOENCODER_FIELDS),
+        manifest.described(text_encoder, manifest.TEXT_FIELDS),
         data.images_per_shard,
         data.void_wins,
         data.flips,
@@ -151,10 +151,6 @@ def _captions(
         images.extend(own)
         progress.add(len(own))
         yield from captions
-
-
-def _described(encoder: Autoencoder | TextEncoder, *fields: str) -> dict[str, Any]:
-    return {field: getattr(encoder, field) for field in fields}
 
 
 def _path(

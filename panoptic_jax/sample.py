@@ -153,7 +153,7 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
     source = [wanted, manifest and manifest['fingerprint']]
     facts = {
         'weights': name,
-        'ema': bool(settings.ema and not settings.weights),
+        'ema': settings.ema and name.startswith('step '),
         'model': description['model'],
         'map_size': side,
         'sample': settings.to_dict(),

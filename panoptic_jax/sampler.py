@@ -44,6 +44,7 @@ def make_sampler(
     codes = categories.valid_codes(category_list(description))
     map_std = settings.map_init_std or description['map_noise_std']
     has_map = description['model']['name'] != 'uvit'
+    predicts_noise = description['model'].get('map_prediction') == 'noise'
     scale = description['autoencoder']['scale']
 
     def sampler(params, text, keys, given=None):
@@ -62,7 +63,13 @@ def make_sampler(
             predict, text.astype(jnp.float32), jnp.float32(empty_text), settings.guidance
         )
         latents, map_values = solver.solve(
-            guided, start(0, x_shape), m, plan, given is not None, settings.clip_map
+            guided,
+            start(0, x_shape),
+            m,
+            plan,
+            given is not None,
+            settings.clip_map,
+            description['map_noise_std'] if predicts_noise else None,
         )
         if map_values is not None:
             given = bits.bits_to_ids(map_values, codes, settings.decode)

@@ -156,6 +156,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
         map_size=inputs[1].shape[1] if has_map else None,
         map_noise_std=config.map_noise_std,
         void_wins=manifest['void_wins'],
+        map_prediction=config.model.map_prediction,
     )
 
     @jax.jit  # traced once for shapes and values
@@ -183,10 +184,10 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
         seconds = meta['seconds']
         logging.info('Going on from step %d of %s.', start_step, workdir)
     elif config.init_weights:
-        loaded, _, origin = weights.load(config.init_weights)
-        weights.check_encoders(origin, manifest, config.init_weights)
         fresh = jax.jit(initial_parameters, compiler_options=unoptimised)(first_key)
-        params = initial_weights.fill(fresh, loaded, config.init_weights)
+        params = initial_weights.load_into(
+            fresh, config.init_weights, manifest, config.init_partial
+        )
         train_state = jax.jit(create, out_shardings=shardings)(params)
     else:
         train_state = jax.jit(

@@ -185,7 +185,7 @@ _NO_CHECKPOINT = (
 def load_for_sampling(
     config: ml_collections.ConfigDict, workdir: str
 ) -> tuple[dict, np.ndarray, dict[str, Any], str]:
-    """What `config.sample.weights` names, or else the newest checkpoint of the workdir.
+    """What `config.sample.weights` names, else the newest checkpoint, else an imported file.
 
     Returns:
       (params, empty_text (L, D), description, a name for the weights: file and hash, or step).
@@ -194,6 +194,9 @@ def load_for_sampling(
       FileNotFoundError, ValueError: No such weights, or data of other encoders.
     """
     path = config.sample.weights
+    imported = epath.Path(workdir) / 'weights.safetensors'
+    if not path and imported.exists() and not (epath.Path(workdir) / 'checkpoints').is_dir():
+        path = str(imported)
     if path:
         params, empty_text, description = load(path)
         sha256 = hashlib.sha256(_read(path)).hexdigest()

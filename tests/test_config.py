@@ -27,12 +27,13 @@ def test_defaults_are_possible():
 @pytest.mark.parametrize(
     ('name', 'value', 'expected'),
     [
-        ('data.source', 'imagenet', "one of 'coco', 'scenes'"),
+        ('data.source', 'imagenet', "one of 'coco', 'folder', 'scenes'"),
         ('model.name', 'unet', "one of 'uvit', 'one_stream', 'two_stream'"),
         ('model.patch_factor', 3, 'one of 1, 2, 4'),
         ('model.depth', 3, 'even'),
         ('model.hidden_size', 500, 'a multiple of twice model.num_heads (8)'),
         ('model.patch_size', 3, 'a divisor of the latent side 32'),
+        ('model.map_prediction', 'bits', "one of 'data', 'noise'"),
         ('steps', 0, 'positive'),
         ('learning_rate', -1e-4, 'positive'),
         ('warmup_steps', -1, 'zero or more'),
@@ -53,6 +54,17 @@ def test_impossible_values_are_refused(name, value, expected):
         assert message.startswith(f'{name} is {value!r}')
         assert expected in message
     assert '\n' not in message
+
+
+def test_noise_of_a_map_needs_a_map_to_predict():
+    config = settings.default()
+    config.model.map_prediction = 'noise'
+    settings.check(config)
+    for name, value in (('given_map', True), ('name', 'uvit')):
+        config.model.update(name='one_stream', given_map=False)
+        config.model[name] = value
+        with pytest.raises(ValueError, match="it must be 'data' where no map is predicted"):
+            settings.check(config)
 
 
 def test_order_of_the_solver_must_divide_the_evaluations():

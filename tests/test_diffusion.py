@@ -232,6 +232,47 @@ def test_the_network_is_called_exactly_as_often_as_asked():
         solver.make_plan(50, '3')
 
 
+def test_noise_of_the_map_predicts_the_same_as_the_map_itself():
+    """The exact predictor, saying eps of m_t = alpha m_0 + sigma s eps instead of m_0."""
+    with jax.enable_x64(True):
+        predict, _ = gaussian_pair()
+        x, m = jnp.asarray(np.random.default_rng(5).normal(size=(2, 64, 1, 1, 1)))
+        plan = solver.make_plan(20, 'fast')
+
+        def predict_noise(x, m, t):
+            noise, data = predict(x, m, t)
+            alpha, sigma = _traced_alpha_sigma(t[0] / 1000)
+            return noise, (m - alpha * data) / (sigma * 2)
+
+        for clip in (False, True):
+            by_data = solver.solve(predict, x, 2 * m, plan, clip_map=clip)
+            by_noise = solver.solve(predict_noise, x, 2 * m, plan, clip_map=clip, map_noise_std=2.0)
+            np.testing.assert_allclose(by_noise[0], by_data[0], rtol=1e-6, atol=1e-8)
+            np.testing.assert_allclose(by_noise[1], by_data[1], rtol=1e-6, atol=1e-8)
+        assert np.abs(by_data[1]).max() > 1  # what is decoded is not clipped
+
+
+def test_noise_of_the_map_is_the_target_on_request():
+    rng = np.random.default_rng(0)
+    batch = {
+        'latents': rng.normal(size=(3, 4, 4, 2)).astype(np.float32),
+        'text': rng.normal(size=(3, 2, 5)).astype(np.float32),
+        'category': rng.integers(0, 200, (3, 8, 8), np.uint8),
+        'instance': rng.integers(0, 9, (3, 8, 8), np.uint8),
+    }
+    bound = {
+        'scale': 1.0, 'empty_text': np.zeros((2, 5)), 'text_dropout': 0.1, 'map_size': 8,
+        'map_noise_std': 2.0, 'void_wins': False,
+    }  # fmt: skip
+    inputs = loss.draw_inputs(batch, jax.random.key(0), **bound, map_prediction='noise')
+    assert 'map_target' not in loss.draw_inputs(batch, jax.random.key(0), **bound)
+    np.testing.assert_allclose(2 * inputs['map_target'], inputs['map_noise'], rtol=1e-6)
+    guess = rng.normal(size=inputs['map_noise'].shape).astype(np.float32)
+    losses = loss.pair_losses(lambda x, m, *_: (x, guess), **inputs)
+    expected = ((np.asarray(inputs['map_noise']) / 2 - guess) ** 2).mean((1, 2, 3))
+    np.testing.assert_allclose(losses['map'], expected, rtol=1e-5)
+
+
 def test_given_map_stays_and_is_not_returned():
     x, m = np.random.default_rng(8).normal(size=(2, 1, 2, 2, 2)).astype(np.float32)
 

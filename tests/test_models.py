@@ -255,3 +255,20 @@ def test_every_parameter_is_alive(name, given_map):
     gradients = flatten_dict(gradient(params), sep='/')
     dead = [path for path, a in gradients.items() if not np.abs(a).max() > 1e-7]
     assert dead == []
+
+
+def test_predicted_noise_of_the_map_is_not_bounded():
+    model, params, inputs = tiny('one_stream')
+    bounded = apply(model, params, inputs).map_bits
+    free = apply(tiny('one_stream', map_prediction='noise')[0], params, inputs).map_bits
+    np.testing.assert_allclose(np.tanh(free), bounded, atol=1e-5)
+    assert np.abs(free).max() > 1
+
+
+def test_zero_convs_have_a_bias_on_request():
+    model, params, inputs = tiny('two_stream', zero_conv_bias=True)
+    assert params['map']['zero_convs_0']['bias'].shape == (32,)
+    moved = jax.tree.map(lambda a: a, params)
+    moved['map']['zero_convs_0']['bias'] += 1
+    before, after = apply(model, params, inputs).noise, apply(model, moved, inputs).noise
+    assert np.abs(after - before).max() > 1e-3

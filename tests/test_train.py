@@ -18,7 +18,7 @@ from conftest import ROOT, on_one_device, once, tiny_config
 from flax.traverse_util import flatten_dict
 from tensorboardX.proto import event_pb2
 
-from panoptic_jax import checkpoint, clock, json_lines, sharding, state, train, weights
+from panoptic_jax import checkpoint, clock, json_lines, sample, sharding, state, train, weights
 from panoptic_jax.data import loader, manifest
 from panoptic_jax.diffusion import loss
 
@@ -420,3 +420,16 @@ def test_two_streams_train_from_exported_image_weights(uvit, config, tmp_path, o
     kernel = 'blocks_0/qkv/kernel'  # the map's blocks started as copies, and were trained
     distance = np.abs(found[f'map/{kernel}'] - origin[f'image/{kernel}']).max()
     assert 0 < distance < 0.01
+
+
+def test_model_that_predicts_the_maps_noise_trains_and_samples(config, tmp_path, one_device):
+    config.model.map_prediction = 'noise'
+    config.preview_every = config.checkpoint_every = config.steps = 4
+    assert train.train(config, str(tmp_path), sample.make_preview(config))
+    assert 0.5 < json_lines.read(tmp_path / 'metrics.jsonl')[-1]['loss_map'] < 1.5
+    sample.sample(config, str(tmp_path))
+    assert len(list((tmp_path / 'samples' / 'panoptic').iterdir())) == 6
+    data = ml_collections.ConfigDict(config.to_dict())
+    data.model.map_prediction = 'data'
+    with pytest.raises(ValueError, match=r"model\.map_prediction: 'noise' there, 'data' in this"):
+        train.train(data, str(tmp_path))

@@ -17,6 +17,9 @@ from panoptic_jax.data import geometry
 
 FORMAT = 1  # of the manifest and the records
 
+# What a manifest says of the encoders.
+AUTOENCODER_FIELDS = ('name', 'latent_shape', 'scale', 'has_variance', 'sha256')
+TEXT_FIELDS = ('name', 'tokens', 'features', 'sha256')
 # Fields of config.data and where the manifest keeps what they were at preparation.
 _CONFIG_FIELDS = {
     'autoencoder': 'autoencoder.name',
@@ -41,8 +44,8 @@ def make_plan(
     Args:
       sources: {split: source of examples}.
       source_ids: {our category id: the source's own}.
-      autoencoder: name, latent_shape, scale, has_variance, sha256.
-      text: name, tokens, features, sha256.
+      autoencoder: `AUTOENCODER_FIELDS`.
+      text: `TEXT_FIELDS`.
       images_per_shard: The unit of work.
       void_wins: Of the pooling.
       flips: Each training image is there twice, the second time mirrored.
@@ -82,6 +85,11 @@ def make_plan(
     }
     plan['fingerprint'] = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     return plan
+
+
+def described(encoder: Any, fields: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of an encoder, for `make_plan`."""
+    return {field: getattr(encoder, field) for field in fields}
 
 
 def open_manifest(data_dir: str) -> dict[str, Any]:

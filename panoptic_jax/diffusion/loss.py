@@ -54,6 +54,7 @@ def draw_inputs(
     map_size: int | None,
     map_noise_std: float,
     void_wins: bool,
+    map_prediction: str = 'data',
 ) -> dict[str, jax.Array]:
     """Everything random about one step, drawn for the whole global batch, for `pair_losses`.
 
@@ -69,6 +70,7 @@ def draw_inputs(
       map_size: Side of the model's map; None for a model without maps.
       map_noise_std: s in m_t = alpha_t m_0 + sigma_t s eps.
       void_wins: Of the pooling that the data were prepared with.
+      map_prediction: What the network says of the map: 'data', m_0, or 'noise', eps (section 3.3).
     """
     latent_key, time_key, noise_key, map_key, drop_key = jax.random.split(key, 5)
     size = batch['text'].shape[0]
@@ -88,7 +90,10 @@ def draw_inputs(
         factor = batch['category'].shape[-1] // map_size
         ids, _ = bits.min_pool(batch['category'], batch['instance'], factor, void_wins)
         inputs['map_bits'] = bits.ids_to_bits(ids)
-        inputs['map_noise'] = map_noise_std * jax.random.normal(map_key, inputs['map_bits'].shape)
+        map_noise = jax.random.normal(map_key, inputs['map_bits'].shape)
+        inputs['map_noise'] = map_noise_std * map_noise
+        if map_prediction == 'noise':
+            inputs['map_target'] = map_noise
     return inputs
 
 
@@ -100,6 +105,7 @@ def pair_losses(
     noise: jax.Array,
     map_bits: jax.Array | None = None,
     map_noise: jax.Array | None = None,
+    map_target: jax.Array | None = None,
     given_map: bool = False,
 ) -> dict[str, jax.Array]:
     """Algorithm 1's losses for every example of a batch.
@@ -112,16 +118,18 @@ def pair_losses(
       noise: Standard normal, shaped as `latent`.
       map_bits: (B, kh, kw, 8) m_0 in {-1, +1}; None for a model without maps.
       map_noise: Noise of the map, already times its std s; shaped as `map_bits`.
+      map_target: What the network should say of the map, where it is not `map_bits`.
       given_map: The clean map is the input and only the image is scored.
 
     Returns:
       'image': (B,) mean (eps - eps_hat)^2, and, where maps are predicted, 'map': (B,) mean
-      (m_0 - m_hat)^2.
+      (m_0 - m_hat)^2, or the same of `map_target`.
     """
     has_map = map_bits is not None
     m_t = map_bits if given_map or not has_map else noised(map_bits, map_noise, t)
     predicted_noise, predicted_map = predict(noised(latent, noise, t), m_t, text, t)
     losses = {'image': jnp.mean((noise - predicted_noise) ** 2, axis=(1, 2, 3))}
     if has_map and not given_map:
-        losses['map'] = jnp.mean((map_bits - predicted_map) ** 2, axis=(1, 2, 3))
+        target = map_bits if map_target is None else map_target
+        losses['map'] = jnp.mean((target - predicted_map) ** 2, axis=(1, 2, 3))
     return losses

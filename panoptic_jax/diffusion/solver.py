@@ -118,6 +118,7 @@ def solve(
     plan: list[Group],
     given_map: bool = False,
     clip_map: bool = True,
+    map_noise_std: float | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
     """Denoises a batch of pairs from t = 1 to t = 1/1000.
 
@@ -129,6 +130,7 @@ def solve(
       plan: From `make_plan`.
       given_map: The map is an input that stays as it is.
       clip_map: Clip the map's data prediction to [-1, 1] inside the solver.
+      map_noise_std: s of a network that predicts the map's noise; None: it predicts the map.
 
     Returns:
       x at t = 1/1000, and the map's last guided prediction, unclipped, which is what to decode:
@@ -141,6 +143,8 @@ def solve(
         noise, map_bits = predict(state['image'], state.get('map', m), t)
         data = {'image': (state['image'] - sigma * noise) / alpha}
         if 'map' in state:
+            if map_noise_std is not None:
+                map_bits = (state['map'] - sigma * map_noise_std * map_bits) / alpha
             data['map'] = jnp.clip(map_bits, -1, 1) if clip_map else map_bits
         return data, map_bits
 

@@ -27,6 +27,8 @@ def build(
     patch_factor: int = 2,
     given_map: bool = False,
     zero_map_input: bool = False,
+    map_prediction: str = 'data',
+    zero_conv_bias: bool = False,
     dtype: Any = jnp.float32,
 ) -> nn.Module:
     """A network `apply({'params': params}, x_t, m_t, text, t) -> Prediction(noise, map_bits)`.
@@ -42,6 +44,8 @@ def build(
       patch_factor: Map pixels per latent pixel, along each side.
       given_map: The map is a condition, not an output.
       zero_map_input: The network sees zeros for the map.
+      map_prediction: 'data', the clean map within (-1, 1), or its 'noise', unbounded.
+      zero_conv_bias: Of the two-stream model, for the authors' weights.
       dtype: Of the computation; parameters are float32.
 
     Returns:
@@ -64,6 +68,8 @@ def build(
         'hidden_size': hidden_size,
         'num_heads': num_heads,
         'predicts': not given_map,
+        'bounded': map_prediction == 'data',
+        'zero_conv_bias': zero_conv_bias,
         'num_blocks': depth + 1 if name == 'two_stream' else 0,
         'dtype': dtype,
     }

@@ -29,6 +29,8 @@ class MapStream(nn.Module):
       num_tokens: As many as the image has.
       patch: Map pixels per token, along each side: image patch times patch factor.
       predicts: False in given-map mode, where no map head exists.
+      bounded: Whether predictions pass a tanh, as clean bits do and noise must not.
+      zero_conv_bias: The authors' checkpoints have one, the paper has none.
     """
 
     num_tokens: int
@@ -36,7 +38,9 @@ class MapStream(nn.Module):
     hidden_size: int
     num_heads: int
     predicts: bool = True
+    bounded: bool = True
     num_blocks: int = 0
+    zero_conv_bias: bool = False
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -50,7 +54,7 @@ class MapStream(nn.Module):
         self.zero_convs = [
             nn.Dense(
                 self.hidden_size,
-                use_bias=False,
+                use_bias=self.zero_conv_bias,
                 dtype=self.dtype,
                 kernel_init=nn.initializers.zeros,
             )
@@ -65,11 +69,12 @@ class MapStream(nn.Module):
         return self.patch_embed(patchify(m_t, self.patch)) + self.positions.astype(self.dtype)
 
     def to_bits(self, tokens: jax.Array) -> jax.Array | None:
-        """(B, num_tokens, hidden_size) -> (B, kh, kw, 8) float32 in (-1, 1)."""
+        """(B, num_tokens, hidden_size) -> (B, kh, kw, 8) float32, in (-1, 1) if `bounded`."""
         if not self.predicts:
             return None
         bits = self.final_conv(unpatchify(self.head(tokens), self.patch, NUM_BITS))
-        return jnp.tanh(bits.astype(jnp.float32))
+        bits = bits.astype(jnp.float32)
+        return jnp.tanh(bits) if self.bounded else bits
 
 
 class OneStream(nn.Module):

@@ -25,7 +25,7 @@ normal_init = nn.initializers.normal(0.02)
 
 
 class Prediction(NamedTuple):
-    """What a network returns: noise (B, h, w, c) and map bits (B, kh, kw, 8), each or None."""
+    """What a network returns: noise (B, h, w, c), and map bits or their noise (B, kh, kw, 8)."""
 
     noise: jax.Array
     map_bits: jax.Array | None

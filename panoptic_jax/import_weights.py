@@ -1,0 +1,128 @@
+"""`--mode=import`: weights that exist as PyTorch's .pth files only become safetensors.
+
+The one place that imports PyTorch. What their names mean is `foreign_names.py`'s.
+"""
+
+import hashlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import safetensors.numpy
+from absl import logging
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from panoptic_jax import files, foreign_names, weights
+from panoptic_jax.data import categories, loader
+from panoptic_jax.data import manifest as manifests
+from panoptic_jax.encoders.load import load_autoencoder, load_text_encoder
+from panoptic_jax.models import build
+
+
+def import_weights(config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Writes `workdir/weights.safetensors` from the file `config.foreign.path`.
+
+    `config.foreign.kind` says what it holds: 'model', a U-ViT or PDM as `config.model` describes,
+    gets our names and samples at once; 'tower', an Inception or CLIP, keeps its own.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file or no weights; missing, extra or misshapen ones.
+    """
+    settings = config.foreign
+    tensors, sha256 = read_torch(settings.path)
+    source = {'file': epath.Path(settings.path).name, 'sha256': sha256}
+    target = epath.Path(workdir) / 'weights.safetensors'
+    target.parent.mkdir(parents=True, exist_ok=True)
+    allow_missing, allow_extra = (
+        [pattern.strip() for pattern in text.split(',') if pattern.strip()]
+        for text in (settings.allow_missing, settings.allow_extra)
+    )
+    if settings.kind == 'tower':
+        files.write_whole(target, safetensors.numpy.save(tensors, metadata=source))
+        logging.info('Wrote %d weights under their own names to %s.', len(tensors), target)
+        return
+
+    manifest, empty_text = _encoders(config)
+    description = weights.describe(config, manifest) | {'source': source}
+    if config.model.name == 'two_stream':
+        description['model']['zero_conv_bias'] = True  # theirs are not zero
+    model = weights.build_model(description, np.float32)
+    inputs = weights.model_inputs(description)
+    fresh = jax.eval_shape(
+        lambda key: build.first_parameters(model, key, inputs), jax.random.key(config.seed)
+    )
+    shapes = {path: leaf.shape for path, leaf in flatten_dict(fresh, sep='/').items()}
+    found = foreign_names.translate(tensors, shapes, config.model.depth)
+    foreign_names.require_complete(found, settings.path, allow_missing, allow_extra)
+    params = found.params
+    if found.missing:
+        logging.warning('Fresh, since the file lacks them: %s.', ', '.join(found.missing))
+        start = build.first_parameters(model, jax.random.key(config.seed), inputs)
+        params = {path: np.asarray(v) for path, v in flatten_dict(start, sep='/').items()} | params
+    for names, why in ((found.dead, 'without effect in the original'), (found.extra, 'allowed')):
+        if names:
+            logging.info('Left out, %s: %s.', why, foreign_names.listed(names))
+    weights.save(str(target), unflatten_dict(params, sep='/'), empty_text, description)
+    logging.info('Wrote %d weights of %s to %s.', len(params), config.model.name, target)
+
+
+def read_torch(path: str) -> tuple[dict[str, np.ndarray], str]:
+    """The tensors of a state dict by name, floating ones as float32, and the file's SHA-256.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, no PyTorch, or something else than tensors.
+    """
+    if not epath.Path(path).is_file():
+        raise FileNotFoundError(
+            f'foreign.path is {path!r}, and there is no such file; give the path of a .pth file.'
+        )
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(
+            '--mode=import reads .pth files with PyTorch, which is missing; pip install torch.'
+        ) from error
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # pickle, zip and torch errors of many kinds
+        reason = str(error).splitlines()[0]
+        raise ValueError(f'{path} is no file of weights that can be read ({reason}).') from error
+    odd = [n for n, value in _items(content, path) if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise ValueError(
+            f'{path} holds more than weights by name: {foreign_names.listed(odd)}; save its state '
+            "dict alone, as U-ViT's nnet_ema.pth is."
+        )
+    tensors = {
+        name: (value.float() if value.is_floating_point() else value).contiguous().numpy()
+        for name, value in content.items()
+    }
+    with open(path, 'rb') as file:
+        return tensors, hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _items(content: Any, path: str) -> list[tuple[str, Any]]:
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f'{path} holds no weights by name, but a {type(content).__name__}.')
+    return [(str(name), value) for name, value in content.items()]
+
+
+def _encoders(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], np.ndarray]:
+    """What a model must know of its encoders, and the empty caption's features.
+
+    From the prepared data where there are any, else from the encoders that `config.data` names,
+    with COCO's categories.
+    """
+    data = config.data
+    if manifests.is_finished(data.dir):
+        return manifests.open_manifest(data.dir), loader.empty_text(data.dir)
+    autoencoder = load_autoencoder(data.autoencoder, data.autoencoder_weights)
+    text = load_text_encoder(data.text, data.text_tokens, data.text_features, data.text_weights)
+    manifest = {
+        'autoencoder': manifests.described(autoencoder, manifests.AUTOENCODER_FIELDS),
+        'text': manifests.described(text, manifests.TEXT_FIELDS),
+        'categories': [{**c._asdict(), 'source_id': c.id} for c in categories.COCO],
+    }
+    return manifest, text.encode([''])[0]
