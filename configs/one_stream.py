@@ -2,33 +2,45 @@
 
     python -m panoptic_jax.main --config=configs/one_stream.py --mode=prepare
     python -m panoptic_jax.main --config=configs/one_stream.py --workdir=runs/one_stream
+    python -m panoptic_jax.main --config=configs/one_stream.py --workdir=runs/one_stream \
+        --mode=evaluate --config.sample.count=30000 --config.sample.batch_size=64
 
-Arguments: size=S (or S-deep, M, L, H), patch_factor=2 (or 1, 4), given_map=0, zero_map_input=0, as
-  in --config=configs/one_stream.py:patch_factor=4,size=M.
-Data: COCO 2017 and TAESD's weights where the README says; all three COCO configs share the prepared
-  folder data/coco.
+Arguments: size=S (or S-deep, M, L, H), patch_factor=2 (or 1, 4; B.1), given_map=1 (Figure 6),
+  zero_map_input=1 (B.2: the network never sees the map), map_prediction=noise (3.3: eps of the map
+  is predicted instead of the map), map_noise=1, 1.4142 or 2 (B.3: its standard deviation),
+  encoders=light (TAESD and random word vectors, in data/coco_light), as in
+  --config=configs/one_stream.py:patch_factor=4,map_noise=1.
+Data: COCO 2017 where the README says; Stable Diffusion's autoencoder and CLIP come from the Hub.
+  All three COCO configs share the prepared folder.
 Hardware and hours: never run at this scale. Computed from 184 GFLOP a training image (S), 256 M
   images and 40 % of the bfloat16 peak: 4.1 hours on 8 H100, 10.4 hours on 16 TPU v5e.
 Expected score, of the paper: FID 18.52, CLIP 26.32, MCD 1.638 at patch factor 2; FID 8.21, CLIP
-  28.40 with given maps. These are with the Stable Diffusion VAE and CLIP's text encoder, which are
-  still to follow here; with TAESD and random word vectors expect worse.
+  28.40 with given maps. With encoders=light expect worse.
 """
 
 import ml_collections
 
 from panoptic_jax import config as settings
+from panoptic_jax import recipes
 from panoptic_jax.models import uvit
 
 
 def get_config(text: str = '') -> ml_collections.ConfigDict:
     """From scratch, by U-ViT's recipe; the paper names no other."""
-    chosen = settings.arguments(
-        text, size=tuple(uvit.SIZES), patch_factor=2, given_map=False, zero_map_input=False
+    chosen = recipes.arguments(
+        text,
+        size=tuple(uvit.SIZES),
+        patch_factor=(2, 1, 4),
+        given_map=False,
+        zero_map_input=False,
+        map_prediction=('data', 'noise'),
+        map_noise=2.0,
+        encoders=recipes.ENCODERS,
     )
     config = settings.default()
-    config.data.root = 'data/coco2017'
-    config.data.autoencoder_weights = 'data/taesd/diffusion_pytorch_model.safetensors'
+    recipes.use_coco(config, chosen.pop('encoders'))
     config.model.name = 'one_stream'
+    config.map_noise_std = chosen.pop('map_noise')
     config.model.update(uvit.SIZES[chosen.pop('size')], **chosen)
     config.lock()
     return config

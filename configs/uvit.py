@@ -1,30 +1,34 @@
 """U-ViT on COCO 2017: the image-only baseline, and the image stream of `two_stream.py`.
 
+    python -m panoptic_jax.main --config=configs/uvit.py --workdir=runs/uvit --mode=import \
+        --config.foreign.path=mscoco_uvit_small.pth
+
+takes the published weights; or train it here:
+
     python -m panoptic_jax.main --config=configs/uvit.py --workdir=runs/uvit
     python -m panoptic_jax.main --config=configs/uvit.py --workdir=runs/uvit --mode=export
 
-Arguments: size=S-deep (or M, L, H), as in --config=configs/uvit.py:size=S-deep.
-Data: COCO 2017 and TAESD's weights where the README says, prepared by --mode=prepare with this
-  config or `one_stream.py`: they share the folder data/coco.
+Arguments: size=S-deep (or M, L, H), encoders=light (TAESD and random word vectors, in
+  data/coco_light), as in --config=configs/uvit.py:size=S-deep.
+Data: as `one_stream.py`, prepared by --mode=prepare with either config.
 Hardware and hours: never run at this scale. Computed from 97 GFLOP a training image (S), 256 M
   images and 40 % of the bfloat16 peak: 2.2 hours on 8 H100, 5.5 hours on 16 TPU v5e.
 Expected score: FID 8.29, CLIP 27.37 (S, as the PDM paper measured it); the U-ViT paper has FID 5.95
-  (S) and 5.48 (S-deep), against COCO 2014. These are with the Stable Diffusion VAE and CLIP's text
-  encoder, which are still to follow here; with TAESD and random word vectors expect worse.
+  (S) and 5.48 (S-deep), against COCO 2014. With encoders=light expect worse.
 """
 
 import ml_collections
 
 from panoptic_jax import config as settings
+from panoptic_jax import recipes
 from panoptic_jax.models import uvit
 
 
 def get_config(text: str = '') -> ml_collections.ConfigDict:
     """The recipe of Bao et al. 2023: AdamW at 2e-4, batches of 256, a million steps."""
-    chosen = settings.arguments(text, size=tuple(uvit.SIZES))
+    chosen = recipes.arguments(text, size=tuple(uvit.SIZES), encoders=recipes.ENCODERS)
     config = settings.default()
-    config.data.root = 'data/coco2017'
-    config.data.autoencoder_weights = 'data/taesd/diffusion_pytorch_model.safetensors'
+    recipes.use_coco(config, chosen.pop('encoders'))
     config.model.name = 'uvit'
     config.model.update(uvit.SIZES[chosen['size']])
     config.lock()

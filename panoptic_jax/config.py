@@ -4,8 +4,6 @@
 Nothing below `main` and the mode files sees this object: they pass plain arguments on.
 """
 
-from typing import Any
-
 import ml_collections
 
 from panoptic_jax.models import build
@@ -196,38 +194,3 @@ def check(config: ml_collections.ConfigDict) -> None:
         'sample.evaluations',
         f'a multiple of sample.solver ({sample.solver})',
     )
-
-
-def arguments(text: str, **defaults: Any) -> dict[str, Any]:
-    """Reads a config's own arguments, as in `--config=configs/two_stream.py:patch_factor=4`.
-
-    Args:
-      text: 'name=value,name=value'; may be empty. Truth values are 1 or 0.
-      **defaults: The arguments that exist, with values of their types; a tuple lists the values
-        to choose from, the first being the default.
-
-    Returns:
-      The defaults, with what `text` says put in.
-
-    Raises:
-      ValueError: naming an unknown argument or a value that it cannot have.
-    """
-    choices = {name: value for name, value in defaults.items() if isinstance(value, tuple)}
-    values = defaults | {name: value[0] for name, value in choices.items()}
-    for part in filter(None, (text or '').split(',')):
-        name, _, given = part.partition('=')
-        if name not in defaults:
-            raise ValueError(f'The config has no argument {name!r}; it has {", ".join(defaults)}.')
-        kind = type(values[name])
-        try:
-            values[name] = bool(int(given)) if kind is bool else kind(given)
-        except ValueError:
-            raise ValueError(
-                f'The config argument {name} is {given!r}; it must be {kind.__name__}.'
-            ) from None
-        if name in choices and values[name] not in choices[name]:
-            listed = ', '.join(map(str, choices[name]))
-            raise ValueError(
-                f'The config argument {name} is {given!r}; it must be one of {listed}.'
-            )
-    return values

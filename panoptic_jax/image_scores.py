@@ -123,14 +123,16 @@ class Features:
 
     def _compute(self, start: int) -> None:
         numbers = range(start, start + self._size(start))
-        pictures = [self._picture(number) for number in numbers]
+        # Only what the networks see is held: pictures of others may be large.
+        squares, fitted = [], []
+        for picture in map(self._picture, numbers):
+            squares.append(_square(picture))
+            fitted.append(clip.fit(picture) if self._networks.clip_images else None)
         arrays = {}
         if self._networks.inception:
-            squares = np.stack([_square(picture) for picture in pictures])
-            arrays['inception'] = self._networks.inception(squares)
+            arrays['inception'] = self._networks.inception(np.stack(squares))
         if self._networks.clip_images:
-            fitted = np.stack([clip.fit(picture) for picture in pictures])
-            arrays['clip'] = self._networks.clip_images(fitted)
+            arrays['clip'] = self._networks.clip_images(np.stack(fitted))
         if self._networks.clip_captions and self._captions:
             texts = self._embed([tuple(self._captions(number)) for number in numbers])
             arrays['clip_score'] = clip_score.clip_scores(arrays['clip'], texts)
@@ -150,7 +152,8 @@ class Features:
 
 def _square(picture: np.ndarray) -> np.ndarray:
     """As preparation makes pictures; ours are so already."""
-    return picture if picture.shape[0] == picture.shape[1] == 256 else geometry.fit_image(picture)
+    side = geometry.IMAGE_SIZE
+    return picture if picture.shape[:2] == (side, side) else geometry.fit_image(picture)
 
 
 def frechet(features: Features, reference: fid.Statistics) -> float:

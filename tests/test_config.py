@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from panoptic_jax import config as settings
-from panoptic_jax import main
+from panoptic_jax import main, recipes
 
 
 def changed(name, value):
@@ -84,16 +84,16 @@ def test_misspelt_fields_do_not_exist():
 
 def test_config_arguments():
     defaults = {'patch_factor': 2, 'given_map': False, 'rate': 0.5}
-    assert settings.arguments('', **defaults) == defaults
-    assert settings.arguments('patch_factor=4,given_map=1', **defaults) == {
+    assert recipes.arguments('', **defaults) == defaults
+    assert recipes.arguments('patch_factor=4,given_map=1', **defaults) == {
         'patch_factor': 4,
         'given_map': True,
         'rate': 0.5,
     }
     with pytest.raises(ValueError, match=r"no argument 'patchfactor'; it has patch_factor"):
-        settings.arguments('patchfactor=4', **defaults)
+        recipes.arguments('patchfactor=4', **defaults)
     with pytest.raises(ValueError, match=re.escape("patch_factor is 'two'; it must be int")):
-        settings.arguments('patch_factor=two', **defaults)
+        recipes.arguments('patch_factor=two', **defaults)
 
 
 def run_main(monkeypatch, config, workdir, mode):

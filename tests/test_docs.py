@@ -87,6 +87,12 @@ def test_config_arguments(name):
     config, _ = parse([f'--config=configs/{name}.py:size=H,patch_factor=4,given_map=1'])
     assert (config.model.name, config.model.depth, config.model.num_heads) == (name, 28, 16)
     assert (config.model.patch_factor, config.model.given_map) == (4, True)
+    assert (config.data.autoencoder, config.data.text) == ('sd', 'clip')
+    config, _ = parse([f'--config=configs/{name}.py:map_prediction=noise,map_noise=1.4142'])
+    assert (config.model.map_prediction, config.map_noise_std) == ('noise', 1.4142)
+    config, _ = parse([f'--config=configs/{name}.py:encoders=light'])
+    assert (config.data.autoencoder, config.data.text) == ('taesd', 'words')
+    assert config.data.dir == 'data/coco_light'
     with pytest.raises(ValueError, match=r'patch_factor is 3; it must be one of 1, 2, 4'):
         parse([f'--config=configs/{name}.py:patch_factor=3'])
     for wrong, message in (('size=XS', 'one of S, S-deep'), ('sise=S', "no argument 'sise'")):

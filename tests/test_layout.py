@@ -16,7 +16,7 @@ MODULES = sorted(ROOT.glob('panoptic_jax/**/*.py'))
 # The rooms, from below: a module imports from its own room and from those above it in this list.
 ROOMS = (
     'files', 'foreign_names', 'diffusion', 'data', 'encoders', 'metrics', 'models', 'config',
-    'sharding', 'state',
+    'recipes', 'sharding', 'state',
     'hosts', 'json_lines', 'clock', 'progress', 'environment', 'export', 'checkpoint', 'dashboards',
     'weights', 'import_weights', 'initial_weights', 'sources', 'shard_records', 'prepare', 'train',
     'sampler', 'sample', 'scores', 'image_scores', 'evaluate', 'main',

@@ -17,12 +17,12 @@ MAP_SIZE = 128
 def fit_image(image: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 -> (256, 256, 3): centre crop to the short side, Lanczos."""
     size = (IMAGE_SIZE, IMAGE_SIZE)
-    cropped = Image.fromarray(image[_window(image)])
+    cropped = Image.fromarray(image[central_square(image)])
     return np.asarray(cropped.resize(size, Image.Resampling.LANCZOS))
 
 
-def _window(array: np.ndarray) -> tuple[slice, slice]:
-    """The largest central square."""
+def central_square(array: np.ndarray) -> tuple[slice, slice]:
+    """The largest central square of an array (H, W, ...), as an index."""
     height, width = array.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -39,7 +39,7 @@ def fit(example: Example, void_wins: bool = False) -> tuple[np.ndarray, ...]:
     """
     if example.category is None:
         return fit_image(example.image), None, None
-    window, size = _window(example.category), (IMAGE_SIZE, IMAGE_SIZE)
+    window, size = central_square(example.category), (IMAGE_SIZE, IMAGE_SIZE)
     category, instance = (
         np.asarray(Image.fromarray(ids[window]).resize(size, Image.Resampling.NEAREST))
         for ids in (example.category, example.instance)

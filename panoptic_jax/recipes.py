@@ -1,0 +1,69 @@
+"""What the files in `configs/` share: arguments of their own, and COCO 2017 with frozen encoders."""
+
+from typing import Any
+
+import ml_collections
+
+ENCODERS = ('paper', 'light')
+
+
+def use_coco(config: ml_collections.ConfigDict, encoders: str) -> None:
+    """COCO 2017 where the README puts it, and the networks that encode and score it.
+
+    Args:
+      config: Changed.
+      encoders: 'paper', Stable Diffusion's autoencoder and CLIP's text tower, or 'light', TAESD and
+        random word vectors, which need little memory, disk and time.
+    """
+    data = config.data
+    data.root = 'data/coco2017'
+    if encoders == 'paper':
+        data.dir = 'data/coco'
+        data.autoencoder = 'sd'
+        data.autoencoder_weights = (
+            'hf://stabilityai/sd-vae-ft-ema/diffusion_pytorch_model.safetensors'
+        )
+        data.text = 'clip'
+        data.text_weights = 'hf://openai/clip-vit-large-patch14'
+    else:
+        data.dir = 'data/coco_light'
+        data.autoencoder = 'taesd'
+        data.autoencoder_weights = 'hf://madebyollin/taesd/diffusion_pytorch_model.safetensors'
+        data.text = 'words'
+    config.evaluate.inception = 'data/inception/weights.safetensors'
+    config.evaluate.clip = 'data/clip_b32'
+
+
+def arguments(text: str, **defaults: Any) -> dict[str, Any]:
+    """Reads a config's own arguments, as in `--config=configs/two_stream.py:patch_factor=4`.
+
+    Args:
+      text: 'name=value,name=value'; may be empty. Truth values are 1 or 0.
+      **defaults: The arguments that exist, with values of their types; a tuple lists the values
+        to choose from, the first being the default.
+
+    Returns:
+      The defaults, with what `text` says put in.
+
+    Raises:
+      ValueError: naming an unknown argument or a value that it cannot have.
+    """
+    choices = {name: value for name, value in defaults.items() if isinstance(value, tuple)}
+    values = defaults | {name: value[0] for name, value in choices.items()}
+    for part in filter(None, (text or '').split(',')):
+        name, _, given = part.partition('=')
+        if name not in defaults:
+            raise ValueError(f'The config has no argument {name!r}; it has {", ".join(defaults)}.')
+        kind = type(values[name])
+        try:
+            values[name] = bool(int(given)) if kind is bool else kind(given)
+        except ValueError:
+            raise ValueError(
+                f'The config argument {name} is {given!r}; it must be {kind.__name__}.'
+            ) from None
+        if name in choices and values[name] not in choices[name]:
+            listed = ', '.join(map(str, choices[name]))
+            raise ValueError(
+                f'The config argument {name} is {given!r}; it must be one of {listed}.'
+            )
+    return values
