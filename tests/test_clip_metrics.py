@@ -17,6 +17,9 @@ def test_clip_score_needs_captions():
     for images, captions in ((np.ones((2, 3)), [np.ones((1, 3))]), (np.ones((0, 3)), [])):
         with pytest.raises(ValueError, match='needs at least one image and the captions of each'):
             clip_score.clip_scores(images, captions)
+    some = np.random.default_rng(0).normal(size=(3, 4))
+    with pytest.raises(ValueError, match='1 have no caption, the first number 1; each needs'):
+        clip_score.clip_scores(some, [some, some[:0], some[:1]])
 
 
 def direct(one, other):

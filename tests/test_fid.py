@@ -83,9 +83,21 @@ def test_files_that_are_no_statistics_are_refused(tmp_path):
     (tmp_path / 'text.npz').write_text('nothing')
     np.savez(tmp_path / 'other.npz', mean=np.random.default_rng(0).normal(size=3))
     np.savez(tmp_path / 'pickle.npz', mu=np.array([{}], object), sigma=np.array([{}], object))
-    for name in ('text', 'other', 'pickle'):
+    rng = np.random.default_rng(1)
+    np.savez(tmp_path / 'whole.npz', mu=rng.normal(size=99), sigma=rng.normal(size=(99, 99)))
+    whole = (tmp_path / 'whole.npz').read_bytes()
+    (tmp_path / 'cut.npz').write_bytes(whole[: len(whole) // 2])
+    middle = len(whole) // 2
+    damaged = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+    (tmp_path / 'damaged.npz').write_bytes(damaged)
+    with (tmp_path / 'array.npz').open('wb') as file:
+        np.save(file, rng.normal(size=(3, 3)))
+    for name in ('text', 'other', 'pickle', 'cut', 'damaged', 'array'):
         with pytest.raises(ValueError, match=f'{name}.npz is not a file of reference statistics'):
             fid.read(tmp_path / f'{name}.npz')
+    np.savez(tmp_path / 'infinite.npz', mu=[rng.normal(), np.inf], sigma=rng.normal(size=(2, 2)))
+    with pytest.raises(ValueError, match='is not finite; make the statistics again'):
+        fid.read(tmp_path / 'infinite.npz')
     np.savez(tmp_path / 'shape.npz', mu=np.zeros(3), sigma=np.zeros((3, 4)))
     with pytest.raises(ValueError, match=r"'mu' has shape \(3,\) and 'sigma' \(3, 4\)"):
         fid.read(tmp_path / 'shape.npz')

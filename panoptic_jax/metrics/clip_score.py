@@ -19,12 +19,18 @@ def clip_scores(images: np.ndarray, captions: Sequence[np.ndarray]) -> np.ndarra
       (n,) float64 in [-100, 100]. The score is their mean.
 
     Raises:
-      ValueError: no images, or not as many sets of captions.
+      ValueError: no images, not as many sets of captions, or an empty one.
     """
     if not len(images) or len(images) != len(captions):
         raise ValueError(
             f'CLIP score was asked for {len(images)} images with captions for {len(captions)}; it '
             'needs at least one image and the captions of each.'
+        )
+    bare = [i for i, own in enumerate(captions) if not len(own)]
+    if bare:
+        raise ValueError(
+            f'CLIP score was asked for {len(images)} images of which {len(bare)} have no caption, '
+            f'the first number {bare[0]}; each needs at least one.'
         )
     pairs = zip(images, captions, strict=True)
     return np.array([100 * (normalised(own) @ normalised(image)).mean() for image, own in pairs])

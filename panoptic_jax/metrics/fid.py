@@ -5,6 +5,8 @@ statistics are .npz with U-ViT's names, 'mu' and 'sigma'; ours say besides what 
 """
 
 import json
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -113,11 +115,15 @@ def read(path: epath.PathLike) -> tuple[Statistics, dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f'There is no file of reference statistics {path}.')
     try:
-        with path.open('rb') as file, np.load(file, allow_pickle=False) as found:
+        with path.open('rb') as file:
+            found = np.load(file, allow_pickle=False)  # a plain array, where it is an .npy
             mean, covariance = np.float64(found['mu']), np.float64(found['sigma'])
             count = int(found['count']) if 'count' in found else 0
             provenance = json.loads(str(found['provenance'])) if 'provenance' in found else {}
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (
+        *(OSError, ValueError, KeyError, IndexError, EOFError),
+        *(zipfile.BadZipFile, zlib.error),  # of a file that was cut off or damaged
+    ) as error:
         raise ValueError(
             f"{path} is not a file of reference statistics ({error}); it must be an .npz with 'mu' "
             "and 'sigma'."
@@ -127,4 +133,6 @@ def read(path: epath.PathLike) -> tuple[Statistics, dict[str, Any]]:
             f"{path}: 'mu' has shape {mean.shape} and 'sigma' {covariance.shape}; they must be "
             '(d,) and (d, d).'
         )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError(f"{path}: 'mu' or 'sigma' is not finite; make the statistics again.")
     return Statistics(count, mean, covariance), provenance
