@@ -55,7 +55,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
     # --- Scores of maps, then of images.
     found: list[scores.Score] = []
     notes = None
-    if records and pairs.has_maps and not given_map:
+    if records and pairs.has_maps and manifest['map_size'] and not given_map:
         score, distances = scores.score_mcd(pairs, records, split, manifest)
         found.append(score)
         notes = [f'MCD {distance:.2f}' for distance in distances[: samples.REPORT_PAIRS]]

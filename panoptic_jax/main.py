@@ -45,6 +45,7 @@ def main(argv: list[str]) -> int:
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         logging.debug('Where it happened:', exc_info=True)
         print(f'error: {error}', file=sys.stderr)
+        hosts.leave_failed_job()
         return 1
 
 

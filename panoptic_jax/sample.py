@@ -145,6 +145,11 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
     _check_same(text_encoder.sha256, text, 'text encoder')
     manifest = None if settings.prompts else manifests.open_manifest(config.data.dir)
     given_map = description['model']['given_map']
+    if given_map and not manifest['map_size']:
+        raise ValueError(
+            f'The data in {config.data.dir} have no maps, which this model is given; take other '
+            "data, or a model that needs none: 'uvit'."
+        )
     split = loader.Split(config.data.dir, settings.split) if given_map else None
 
     # --- The folder, new or begun with the same settings.

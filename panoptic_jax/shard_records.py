@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from panoptic_jax.data import geometry
+from panoptic_jax.data import geometry, manifest
 from panoptic_jax.data.example import Example
 from panoptic_jax.encoders.load import Autoencoder, TextEncoder
 
@@ -57,7 +57,7 @@ def encode_shard(
         return example, geometry.fit(example, plan['void_wins'])
 
     sizes = plan['splits'][split]
-    copies = sizes['copies']
+    copies = manifest.copies(plan, split)
     first = sum(sizes['image_shards'][:index]) // copies
     next_caption = sum(sizes['caption_shards'][:index])
     loaded = _ahead(pool, load, range(first, first + sizes['image_shards'][index] // copies))

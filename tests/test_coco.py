@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_jax.data import categories, geometry, panoptic_png
+from panoptic_jax.data import categories, category_captions, geometry, panoptic_png
 from panoptic_jax.data.coco import CocoPanoptic
 from panoptic_jax.data.example import Category
 
@@ -322,3 +322,34 @@ def test_data_sets_without_captions_or_categories_of_their_own(folder):
         assert example.captions == [f'a picture of {expected}']
     with pytest.raises(FileNotFoundError, match=r'nowhere\.json is missing; give the path of a'):
         CocoPanoptic(str(folder), 'tiny', categories='nowhere.json')
+
+
+def test_categories_are_named_as_people_say_them():
+    names = {1: 'person', 2: 'sky-other-merged', 3: 'traffic_light', 4: 'wall-brick', 5: 'other'}
+    sizes = ((2, 50), (1, 30), (3, 20), (1, 25), (9, 99), (4, 5), (5, 1))
+    segments = [{'category_id': number, 'area': area} for number, area in sizes]
+    expected = 'a picture of person, sky, traffic light, wall brick and other'
+    assert category_captions.caption(segments, names) == expected
+    assert category_captions.caption(segments[:1], names) == 'a picture of sky'
+    assert category_captions.caption([], names) == 'a picture of nothing'
+
+
+def test_image_ids_may_be_names(folder):
+    annotations = folder / 'annotations'
+    for file, key in (('panoptic', 'images'), ('panoptic', 'annotations'), ('captions', None)):
+        path = annotations / f'{file}_tiny.json'
+        content = json.loads(path.read_text())
+        field = 'id' if key == 'images' else 'image_id'
+        for entry in content[key or 'annotations']:
+            entry[field] = f'street_{entry[field]}'
+        write_json(path, content)
+    source = CocoPanoptic(str(folder), 'tiny')
+    assert [source[i].image_id for i in range(3)] == [0, 1, 2]
+    assert source.num_captions.tolist() == [1, 2, 3]
+
+
+def test_a_categories_file_of_another_form_is_refused(folder):
+    for content in ({'categories': []}, [{'id': 3, 'name': 'cat'}], [3]):
+        write_json(folder / 'categories.json', content)
+        with pytest.raises(ValueError, match=r'categories\.json: .* needs? id, name and isthing'):
+            CocoPanoptic(str(folder), 'tiny', categories=str(folder / 'categories.json'))

@@ -7,7 +7,7 @@ import pytest
 from conftest import tiny_config
 from PIL import Image
 
-from panoptic_jax import prepare, sample, train
+from panoptic_jax import evaluate, prepare, sample, train
 from panoptic_jax.data import loader, manifest
 from panoptic_jax.data.folder import CaptionedFolder
 
@@ -45,6 +45,19 @@ def test_captions_beside_the_images_or_in_one_file(tmp_path):
     assert source.description['count'] == 4
 
 
+def test_pictures_stand_upright_and_captions_are_text(tmp_path):
+    folder = fill(tmp_path, 'train', 1, 'txt')
+    pixels = RNG.integers(0, 256, (20, 30, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera turned: show it turned to the right
+    Image.fromarray(pixels).save(folder / 'picture00.png', exif=exif)
+    (found,) = CaptionedFolder(str(tmp_path), 'train')
+    np.testing.assert_array_equal(found.image, np.rot90(pixels, -1))
+    (folder / 'picture00.txt').write_bytes(b'caf\xe9')
+    with pytest.raises(ValueError, match=r'picture00\.txt is no text in UTF-8'):
+        CaptionedFolder(str(tmp_path), 'train')
+
+
 def test_folders_without_captions_or_images_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'has no folder train/'):
         CaptionedFolder(str(tmp_path), 'train')
@@ -79,3 +92,5 @@ def test_uvit_trains_and_samples_on_images_alone(tmp_path, one_device):
     assert train.train(config, str(tmp_path / 'run'), sample.make_preview(config))
     sample.sample(config, str(tmp_path / 'run'))
     assert len(list((tmp_path / 'run' / 'samples' / 'images').iterdir())) == 6
+    with pytest.raises(ValueError, match=r'Nothing in .* can be scored: it has no maps'):
+        evaluate.evaluate(config, str(tmp_path / 'run'))

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,9 +13,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from panoptic_jax import hosts, prepare
+from panoptic_jax import prepare
 from panoptic_jax.config import default
-from panoptic_jax.data import geometry, loader, scenes
+from panoptic_jax.data import geometry, loader, scenes, shards
 from panoptic_jax.data.example import Example
 from panoptic_jax.encoders import pixels, words
 
@@ -99,32 +98,32 @@ def test_finished_folder_is_left_alone(prepared):
     assert {path: path.stat().st_mtime_ns for path in prepared.rglob('*')} == times
 
 
-def test_killed_preparation_goes_on_and_gives_the_same_bytes(prepared, tmp_path):
+def test_twice_killed_preparation_goes_on_and_gives_the_same_bytes(prepared, tmp_path):
     code = (
         'import time; from test_prepare import *; get = scenes.Scenes.__getitem__\n'
         'def slow(self, i): time.sleep(0.2); return get(self, i)\n'
         'scenes.Scenes.__getitem__ = slow; prepare._THREADS = 1\n'
         f'prepare.prepare(make_config(Path({str(tmp_path / "data")!r})))'
     )
-    process = subprocess.Popen(
-        [sys.executable, '-c', code],
-        cwd=ROOT,
-        env={'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}', 'JAX_PLATFORMS': 'cpu'},
-    )
-    second = tmp_path / 'data' / 'images' / 'images-train.array_record-00001-of-00004'
-    while not second.exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    time.sleep(0.1)  # into the third shard
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (tmp_path / 'data' / 'prepare.json').exists()
-    assert not second.with_name('images-train.array_record-00003-of-00004').exists()
+    environment = {'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}', 'JAX_PLATFORMS': 'cpu'}
+    shard = str(tmp_path / 'data' / 'images' / 'images-train.array_record-{:05d}-of-00004')
+    times = {}
+    for number in (0, 2):
+        process = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT, env=environment)
+        while not Path(shard.format(number)).exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.1)  # into the next shard
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert (tmp_path / 'data' / 'prepare.json').exists()
+        assert not Path(shard.format(number + 1)).exists()
+        times[number] = Path(shard.format(number)).stat().st_mtime_ns
     with pytest.raises(ValueError, match=r'splits\.train\.images: 11 there, 12 in this config'):
         prepare.prepare(make_config(tmp_path / 'data', train_images=12))
-    before = second.stat().st_mtime_ns
     prepare.prepare(make_config(tmp_path / 'data'))
-    assert second.stat().st_mtime_ns == before
+    for number, before in times.items():
+        assert Path(shard.format(number)).stat().st_mtime_ns == before
     assert contents(tmp_path / 'data') == contents(prepared)
 
 
@@ -181,51 +180,36 @@ def test_mirrored_images_share_their_captions(prepared, tmp_path):
     config = make_config(tmp_path / 'data')
     config.data.flips = True
     prepare.prepare(config)
-    plain, found = (loader.Split(str(folder), 'train') for folder in (prepared, tmp_path / 'data'))
-    assert len(found) == 2 * len(plain) == 22
-    for i in (0, 10):
-        once, twice, before = found[2 * i], found[2 * i + 1], plain[i]
+    data_dir = str(tmp_path / 'data')
+    splits = loader.open_manifest(data_dir)['splits']
+    plain, originals = (loader.Split(str(folder), 'train') for folder in (prepared, data_dir))
+    features = shards.image_features((32, 32, 3), False, 128)
+    lengths = splits['train']['image_shards']
+    stored = shards.Records(data_dir, 'images', 'train', lengths, features)
+    assert (lengths, len(stored)) == ([6, 6, 6, 4], 22)
+    for i in (0, 4, 10):
+        before, once, twice = plain[i], stored[2 * i], stored[2 * i + 1]
+        mirrored = scenes.Scenes(0, 11, 'train')[i].image[None, :, ::-1].astype(np.float32)
+        latents = pixels.encode(mirrored / 127.5 - 1)[0]
+        np.testing.assert_allclose(twice['latents'], latents, atol=1e-3)
+        assert np.abs(np.float32(once['latents']) - latents).max() > 0.1
         for name in ('latents', 'category', 'instance'):
             np.testing.assert_array_equal(once[name], before[name])
+        for name in ('category', 'instance'):
             np.testing.assert_array_equal(twice[name], before[name][:, ::-1])
-        assert once['image_id'] == twice['image_id'] == before['image_id']
-        assert once['captions'] == twice['captions'] == before['captions']
+        for name in ('image_id', 'first_caption', 'num_captions'):
+            assert once[name] == twice[name]
+        assert originals[i]['captions'] == before['captions']
+        np.testing.assert_array_equal(originals[i]['latents'], once['latents'])
+    assert len(originals) == len(plain) == 11
+    assert originals.image_ids() == plain.image_ids()
+    assert 'copies' not in splits['validation']
     assert len(loader.Split(str(tmp_path / 'data'), 'validation')) == 2
     size = sum(path.stat().st_size for path in (prepared / 'captions').glob('*train*'))
     same = sum(path.stat().st_size for path in (tmp_path / 'data' / 'captions').glob('*train*'))
     assert size == same
     with pytest.raises(ValueError, match=r'splits\.train\.images: 22 there, 11 in this config'):
         prepare.prepare(make_config(tmp_path / 'data'))
-
-
-def run_process(index, port, data_dir):
-    code = (
-        'from test_prepare import *; from panoptic_jax import hosts; hosts.start()\n'
-        f'prepare.prepare(make_config(Path({str(data_dir)!r})))'
-    )
-    environment = {
-        'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
-        'JAX_PLATFORMS': 'cpu',
-        'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
-        'JAX_NUM_PROCESSES': '2',
-        'JAX_PROCESS_ID': str(index),
-    }
-    return subprocess.Popen([sys.executable, '-c', code], cwd=ROOT, env=environment)
-
-
-def test_two_processes_share_the_work(prepared, tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    processes = [run_process(index, port, tmp_path / 'data') for index in (0, 1)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    assert contents(tmp_path / 'data') == contents(prepared)
-
-
-def test_half_an_environment_of_a_job_is_refused(monkeypatch):
-    monkeypatch.setenv('JAX_NUM_PROCESSES', '2')
-    with pytest.raises(ValueError, match='JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID is not set'):
-        hosts.start()
 
 
 def test_time_and_disk_are_estimated_before_the_work(tmp_path, monkeypatch, caplog):
@@ -242,6 +226,8 @@ def test_time_and_disk_are_estimated_before_the_work(tmp_path, monkeypatch, capl
     usage.free = needed
     with caplog.at_level('INFO', logger='absl'):
         prepare.prepare(config)
-    assert re.search(r'13 images .*, [\d.]+ images/s measured on 11: about \d+ s', caplog.text)
+    assert re.search(
+        r'13 images: about \d+ s .*; [\d.]+ images/s measured on 11 images', caplog.text
+    )
     size = sum(path.stat().st_size for path in (tmp_path / 'data').rglob('*array_record*'))
     assert needed < size < 1.3 * needed

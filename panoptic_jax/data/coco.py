@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from panoptic_jax.data import panoptic_png
+from panoptic_jax.data import category_captions, panoptic_png
 from panoptic_jax.data.categories import remap
 from panoptic_jax.data.example import Category, Example
 from panoptic_jax.data.pictures import read_picture
@@ -80,7 +80,11 @@ class CocoPanoptic:
         self._things = frozenset(entry.id for entry in self.categories if entry.is_thing)
         if captions == 'categories':
             captions_path, captions_hash = panoptic_path, 'categories'
-            self._captions = self._captions_of_categories(panoptic['annotations'])
+            names = {self.source_ids[category.id]: category.name for category in self.categories}
+            self._captions = {
+                entry['image_id']: [category_captions.caption(entry['segments_info'], names)]
+                for entry in panoptic['annotations']
+            }
         else:
             captions_path = _captions_path(annotations, split)
             self._captions, captions_hash = _read_captions(captions_path, self._root)
@@ -121,26 +125,13 @@ class CocoPanoptic:
             'captions_sha256': captions_hash,
         }
 
-    def _captions_of_categories(self, annotated: list[dict[str, Any]]) -> dict[int, list[str]]:
-        """{image id: ['a picture of person, dog and grass']}, the largest areas first."""
-        ours = {category.id: category.name for category in self.categories}
-        names = {theirs: ours[number] for number, theirs in self.source_ids.items()}
-        captions = {}
-        for entry in annotated:
-            areas = collections.Counter()
-            for segment in entry['segments_info']:
-                if segment.get('category_id') in names:
-                    areas[names[segment['category_id']]] += segment.get('area', 0)
-            *first, last = [name for name, _ in areas.most_common()] or ['nothing']
-            listed = f'{", ".join(first)} and {last}' if first else last
-            captions[entry['image_id']] = [f'a picture of {listed}']
-        return captions
-
     def __len__(self) -> int:
         return len(self._annotations)
 
     def __getitem__(self, index: int) -> Example:
         """The picture with its maps, at full size.
+
+        Its number is the JSON's image id, or `index` where ids are no numbers (ADE20K, Cityscapes).
 
         Raises:
           ValueError: a picture is unreadable, or does not fit its annotation.
@@ -163,8 +154,9 @@ class CocoPanoptic:
             )
         except ValueError as error:
             raise ValueError(f'{png_path}: {error}') from error
+        number = entry['image_id'] if isinstance(entry['image_id'], int) else index
         captions = list(self._captions[entry['image_id']])
-        return Example(image, category, instance, captions, entry['image_id'])
+        return Example(image, category, instance, captions, number)
 
 
 def _read_captions(path: epath.Path, root: epath.Path) -> tuple[dict[int, list[str]], str]:
@@ -220,9 +212,9 @@ def _categories(
         return remap(
             [Category(entry['id'], entry['name'], bool(entry['isthing'])) for entry in entries]
         )
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{path}: an entry of 'categories' lacks {error}; each needs id, name and isthing."
+            f'{path}: not a list of categories ({error!r}); each needs id, name and isthing.'
         ) from error
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error

@@ -53,7 +53,7 @@ class CaptionedFolder:
         else:
             texts = {name: epath.Path(name).with_suffix('.txt').name for name in pictures}
             captions = {
-                name: _clean(files[text].read_text().splitlines())
+                name: _clean(_read_text(files[text]).splitlines())
                 for name, text in texts.items()
                 if text in files
             }
@@ -85,13 +85,13 @@ class CaptionedFolder:
         Raises:
           ValueError: the picture is unreadable.
         """
-        image = read_picture(self._folder / self._names[index])
+        image = read_picture(self._folder / self._names[index], upright=True)
         return Example(image, None, None, list(self._captions[index]), index)
 
 
 def _read_lines(path: epath.Path) -> dict[str, list[str]]:
     captions = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -104,6 +104,13 @@ def _read_lines(path: epath.Path) -> dict[str, list[str]]:
                 'and caption (or captions).'
             ) from error
     return captions
+
+
+def _read_text(path: epath.Path) -> str:
+    try:
+        return path.read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is no text in UTF-8 ({error}); save it as such.') from error
 
 
 def _clean(captions: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from panoptic_jax.data import shards
-from panoptic_jax.data.manifest import open_manifest
+from panoptic_jax.data.manifest import copies, open_manifest
 
 
 def empty_text(data_dir: str) -> np.ndarray:
@@ -30,6 +30,8 @@ class Split:
     and 'instance' (128, 128) uint8, of data with maps; 'image_id'; 'captions', n sentences; 'texts'
     (n, L, D) float16.
 
+    The mirrored copies of `data.flips` are left out: they are for training alone.
+
     Raises:
       FileNotFoundError: the data are not prepared, or a shard is missing.
       ValueError: there is no such split, or a shard is damaged.
@@ -37,12 +39,13 @@ class Split:
 
     def __init__(self, data_dir: str, split: str) -> None:
         self._images, self._captions = _open(data_dir, split)
+        self._copies = copies(open_manifest(data_dir), split)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._images) // self._copies
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self._images[index]
+        record = self._images[index * self._copies]
         first, count = record.pop('first_caption'), record.pop('num_captions')
         captions = [self._captions[i] for i in range(first, first + count)]
         record['captions'] = [caption['caption'].decode() for caption in captions]
@@ -51,7 +54,7 @@ class Split:
 
     def image_ids(self) -> list[int]:
         """The source's number of each picture, in order."""
-        return [int(self._images[i]['image_id']) for i in range(len(self))]
+        return [int(self._images[i * self._copies]['image_id']) for i in range(len(self))]
 
 
 class TrainBatches:

@@ -61,12 +61,13 @@ def make_plan(
         splits[split] = {
             'images': copies * len(source),
             'captions': sum(per_image),
-            'copies': copies,
             'image_shards': [
                 copies * min(images_per_shard, len(source) - start) for start in starts
             ],
             'caption_shards': [sum(per_image[i : i + images_per_shard]) for i in starts],
         }
+        if copies > 1:  # else not named, so that folders prepared before there were any still fit
+            splits[split]['copies'] = copies
     plan = {
         'format': FORMAT,
         'source': {split: source.description for split, source in sources.items()},
@@ -138,6 +139,11 @@ def check_manifest(manifest: Mapping[str, Any], **expected: Any) -> None:
             f'The prepared data do not fit the config: {", ".join(differences)}; change the config '
             'or run --mode=prepare into another data.dir.'
         )
+
+
+def copies(manifest: Mapping[str, Any], split: str) -> int:
+    """Records per image of a split: 2 where each is followed by its mirror image, else 1."""
+    return manifest['splits'][split].get('copies', 1)
 
 
 def is_begun(data_dir: str) -> bool:
