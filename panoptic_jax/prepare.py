@@ -25,7 +25,7 @@ from panoptic_jax.encoders.load import (
     load_autoencoder,
     load_text_encoder,
 )
-from panoptic_jax.progress import Progress, duration
+from panoptic_jax.progress import Progress, duration, readable
 from panoptic_jax.shard_records import batch_size, encode_shard
 from panoptic_jax.sources import load_sources
 
@@ -156,9 +156,9 @@ def _estimate(
         text_encoder.encode([caption for captions, _ in loaded for caption in captions])
     rate = copies * len(loaded) / (reading + time.monotonic() - start)
     logging.info(
-        '%s images: about %s on the %d devices of each of %d processes; %.3g images/s measured on '
-        '%d images.',
-        f'{count:,}', duration(count / rate), jax.local_device_count(), jax.process_count(), rate,
+        '%s images: about %s (devices: %d, processes: %d); %s images/s measured on %d images.',
+        f'{count:,}', duration(count / rate), jax.local_device_count(), jax.process_count(),
+        readable(rate),
         copies * len(loaded),
     )  # fmt: skip
 

@@ -24,10 +24,15 @@ class Progress:
             self._last = now
             rate = self._done / (now - self._start)
             logging.info(
-                '%s: %d/%d %s, %.3g %s/s, %s left',
-                self._job, self._done, self._total, self._items, rate, self._items,
+                '%s: %d/%d %s, %s %s/s, %s left',
+                self._job, self._done, self._total, self._items, readable(rate), self._items,
                 duration((self._total - self._done) / rate),
             )  # fmt: skip
+
+
+def readable(rate: float) -> str:
+    """Three digits below 100, and whole numbers from there: '0.0123', '4.53', '1234'."""
+    return f'{rate:.3g}' if rate < 100 else f'{rate:.0f}'
 
 
 def duration(seconds: float) -> str:

@@ -18,6 +18,7 @@ from panoptic_jax.config import default
 from panoptic_jax.data import geometry, loader, scenes, shards
 from panoptic_jax.data.example import Example
 from panoptic_jax.encoders import pixels, words
+from panoptic_jax.progress import duration, readable
 
 ROOT = Path(__file__).parents[1]
 
@@ -231,3 +232,10 @@ def test_time_and_disk_are_estimated_before_the_work(tmp_path, monkeypatch, capl
     )
     size = sum(path.stat().st_size for path in (tmp_path / 'data').rglob('*array_record*'))
     assert needed < size < 1.3 * needed
+
+
+def test_rates_and_durations_are_readable():
+    assert [readable(rate) for rate in (0.01234, 4.531, 99.4, 1234.4)] == [
+        '0.0123', '4.53', '99.4', '1234',
+    ]  # fmt: skip
+    assert [duration(seconds) for seconds in (41.6, 11_225)] == ['42 s', '3:07:05']
