@@ -46,7 +46,7 @@ def default() -> ml_collections.ConfigDict:
     model.given_map = False  # True: the clean map is an input and only the image is denoised
     model.zero_map_input = False  # ablation B.2: the network never sees the noisy map
     model.map_prediction = 'data'  # what the network says of the map: 'data' or its 'noise' (3.3)
-    model.zero_conv_bias = False  # two_stream: as in the authors' checkpoints
+    model.zero_conv_bias = False  # 'two_stream': True as in imported weights; the paper has none
     model.dtype = 'auto'  # of the computation: 'float32', 'bfloat16'; 'auto': by platform
 
     # Durations are optimiser steps; sizes are whole batches over all devices.
@@ -62,7 +62,6 @@ def default() -> ml_collections.ConfigDict:
     config.text_dropout = 0.1  # probability that a caption is replaced by the empty one
     config.map_noise_std = 2.0  # s in m_t = alpha_t m_0 + sigma_t s eps
     config.init_weights = ''  # weights.safetensors to start from: a whole model or its image stream
-
     config.init_partial = False  # keep what fits of init_weights and start the rest afresh
 
     config.log_every = 100
@@ -99,10 +98,10 @@ def default() -> ml_collections.ConfigDict:
     evaluate.reference = ''  # .npz such as U-ViT's; '': made of the images of sample.split
 
     config.foreign = foreign = ml_collections.ConfigDict()  # --mode=import
-    foreign.path = ''  # a .pth file
+    foreign.path = ''  # a .pth file, or hf://
     foreign.kind = 'model'  # 'model': U-ViT or PDM, as config.model says; 'tower': Inception, CLIP
-    foreign.allow_missing = ''  # patterns of its names that may be missing, with commas between
-    foreign.allow_extra = ''  # likewise that may be left over
+    foreign.allow_missing = ''  # comma-separated patterns of its names that may start fresh
+    foreign.allow_extra = ''  # likewise that may be passed over
 
     config.mesh = mesh = ml_collections.ConfigDict()
     mesh.data = -1  # devices along the batch; -1: all that are left
@@ -175,9 +174,15 @@ def check(config: ml_collections.ConfigDict) -> None:
         'False for a model without maps and together with model.zero_map_input',
     )
     require(
-        model.map_prediction == 'data' or (model.name != 'uvit' and not model.given_map),
+        model.map_prediction == 'data'
+        or not (model.name == 'uvit' or model.given_map or model.zero_map_input),
         'model.map_prediction',
-        "'data' where no map is predicted",
+        "'data' where no map is predicted, or its noise not seen (model.zero_map_input)",
+    )
+    require(
+        not model.zero_conv_bias or model.name == 'two_stream',
+        'model.zero_conv_bias',
+        f'False for {model.name!r}, which has no zero-convs',
     )
     require(
         config.batch_size % config.microbatches == 0,

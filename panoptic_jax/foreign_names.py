@@ -41,14 +41,14 @@ class Translation(NamedTuple):
       params: {our path: array} of what was found.
       missing: Torch names that the model needs.
       extra: Torch names that the model has no use for.
-      misshapen: Sentences on arrays of another shape.
+      misshapen: {torch name: what is wrong with the array's shape}.
       dead: Torch names without effect in the authors' own code, which are left out.
     """
 
     params: dict[str, np.ndarray]
     missing: list[str]
     extra: list[str]
-    misshapen: list[str]
+    misshapen: dict[str, str]
     dead: list[str]
 
 
@@ -62,16 +62,17 @@ def translate(
       wanted: {path of our parameter, such as 'image/blocks_3/qkv/kernel': its shape}.
       depth: Blocks besides the middle one.
     """
-    params, missing, misshapen, used = {}, [], [], set()
+    params, missing, misshapen, used = {}, [], {}, set()
+    two_streams = any(path.startswith('map/blocks_') for path in wanted)
     for path, shape in wanted.items():
-        name = torch_name(path, depth, 'pos_embed_mask' in tensors)
+        name = torch_name(path, depth, two_streams)
         if name not in tensors:
             missing.append(name)
             continue
         used.add(name)
-        value = _in_our_layout(path, tensors[name], wanted)
+        value = _in_our_layout(path, tensors[name], wanted, two_streams)
         if value is None or value.shape != shape:
-            misshapen.append(
+            misshapen[name] = (
                 f'{name} is {tensors[name].shape}, which does not give {path} of {shape}'
             )
         else:
@@ -83,17 +84,17 @@ def translate(
     )
 
 
-def torch_name(path: str, depth: int, separate_positions: bool) -> str:
+def torch_name(path: str, depth: int, two_streams: bool) -> str:
     """Where a parameter of ours comes from.
 
     Args:
       path: Ours.
       depth: Blocks besides the middle one.
-      separate_positions: Whether the map's positions are an array of their own (two streams).
+      two_streams: The map's positions are an array of their own, not the end of the image's.
     """
     stream, module, *rest = path.split('/')
     if module == 'positions':
-        return 'pos_embed_mask' if stream == 'map' and separate_positions else 'pos_embed'
+        return 'pos_embed_mask' if stream == 'map' and two_streams else 'pos_embed'
     kind = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias'}[rest[-1]]
     group, _, number = module.rpartition('_')
     if group == 'blocks':
@@ -109,20 +110,22 @@ def torch_name(path: str, depth: int, separate_positions: bool) -> str:
 
 
 def _in_our_layout(
-    path: str, value: np.ndarray, wanted: Mapping[str, tuple[int, ...]]
+    path: str, value: np.ndarray, wanted: Mapping[str, tuple[int, ...]], two_streams: bool
 ) -> np.ndarray | None:
-    """None where the array has too few axes for what it should be."""
+    """None where the array is not what it should be; else its shape is still to be compared."""
     if path.endswith('/positions'):
         if value.ndim != 3 or len(value) != 1:
             return None
-        if path == 'image/positions':  # the rest are the map's
-            own, others = wanted[path][0], wanted.get('map/positions', (0,))[0]
-            return value[0, :own] if value.shape[1] in (own, own + others) else value[0]
-        return value[0, -wanted[path][0] :]
+        if two_streams or 'map/positions' not in wanted:
+            return value[0]
+        image, map_ = (wanted[f'{stream}/positions'][0] for stream in ('image', 'map'))
+        if value.shape[1] != image + map_:
+            return None
+        return value[0, :image] if path == 'image/positions' else value[0, image:]
     if not path.endswith('/kernel'):
         return value
     if '/zero_convs_' in path:
-        return value[..., 0].T if value.ndim == 3 else None
+        return value[..., 0].T if value.shape[2:] == (1,) else None
     if path.endswith('/patch_embed/kernel'):
         if value.ndim != 4:
             return None
@@ -138,7 +141,7 @@ def require_complete(
     Args:
       found: From `translate`.
       path: Of the checkpoint, for messages.
-      allow_missing: Patterns of torch names that may be missing.
+      allow_missing: Patterns of torch names that may be missing or of another shape.
       allow_extra: Patterns of torch names that may be left over.
 
     Raises:
@@ -146,12 +149,13 @@ def require_complete(
     """
     missing = refused(found.missing, allow_missing)
     extra = refused(found.extra, allow_extra)
+    misshapen = [found.misshapen[name] for name in refused([*found.misshapen], allow_missing)]
     problems = [
         f'{len(names)} {what}: {listed(names)}'
         for what, names in (
             ('are missing', missing),
             ('are left over', extra),
-            ('have other shapes', found.misshapen),
+            ('have other shapes', misshapen),
         )
         if names
     ]

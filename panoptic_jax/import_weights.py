@@ -4,6 +4,7 @@ The one place that imports PyTorch. What their names mean is `foreign_names.py`'
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from panoptic_jax import files, foreign_names, weights
 from panoptic_jax.data import categories, loader
 from panoptic_jax.data import manifest as manifests
+from panoptic_jax.encoders import weights_files
 from panoptic_jax.encoders.load import load_autoencoder, load_text_encoder
 from panoptic_jax.models import build
 
@@ -31,14 +33,19 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str) -> None:
       FileNotFoundError, ValueError: no such file or no weights; missing, extra or misshapen ones.
     """
     settings = config.foreign
-    tensors, sha256 = read_torch(settings.path)
-    source = {'file': epath.Path(settings.path).name, 'sha256': sha256}
     target = epath.Path(workdir) / 'weights.safetensors'
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if (target.parent / 'checkpoints').exists():
+        raise ValueError(
+            f'{workdir} holds checkpoints, which come before imported weights; import into another '
+            '--workdir.'
+        )
     allow_missing, allow_extra = (
         [pattern.strip() for pattern in text.split(',') if pattern.strip()]
         for text in (settings.allow_missing, settings.allow_extra)
     )
+    tensors, sha256 = read_torch(settings.path, allow_extra)
+    source = {'file': epath.Path(settings.path).name, 'sha256': sha256}
+    target.parent.mkdir(parents=True, exist_ok=True)
     if settings.kind == 'tower':
         files.write_whole(target, safetensors.numpy.save(tensors, metadata=source))
         logging.info('Wrote %d weights under their own names to %s.', len(tensors), target)
@@ -57,8 +64,9 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str) -> None:
     found = foreign_names.translate(tensors, shapes, config.model.depth)
     foreign_names.require_complete(found, settings.path, allow_missing, allow_extra)
     params = found.params
-    if found.missing:
-        logging.warning('Fresh, since the file lacks them: %s.', ', '.join(found.missing))
+    absent = [*found.missing, *found.misshapen]
+    if absent:
+        logging.warning('Fresh, since the file lacks them: %s.', foreign_names.listed(absent))
         start = build.first_parameters(model, jax.random.key(config.seed), inputs)
         params = {path: np.asarray(v) for path, v in flatten_dict(start, sep='/').items()} | params
     for names, why in ((found.dead, 'without effect in the original'), (found.extra, 'allowed')):
@@ -68,16 +76,17 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str) -> None:
     logging.info('Wrote %d weights of %s to %s.', len(params), config.model.name, target)
 
 
-def read_torch(path: str) -> tuple[dict[str, np.ndarray], str]:
-    """The tensors of a state dict by name, floating ones as float32, and the file's SHA-256.
+def read_torch(path: str, allow_extra: Sequence[str] = ()) -> tuple[dict[str, np.ndarray], str]:
+    """The tensors of a state dict by name, in their own precision, and the file's SHA-256.
+
+    Args:
+      path: Local path or hf:// address, see `weights_files.locate`.
+      allow_extra: Patterns of names that are passed over where they are no tensors.
 
     Raises:
       FileNotFoundError, ValueError: no such file, no PyTorch, or something else than tensors.
     """
-    if not epath.Path(path).is_file():
-        raise FileNotFoundError(
-            f'foreign.path is {path!r}, and there is no such file; give the path of a .pth file.'
-        )
+    path = weights_files.locate(path, 'foreign.path', 'a .pth file')
     try:
         import torch
     except ImportError as error:
@@ -89,24 +98,34 @@ def read_torch(path: str) -> tuple[dict[str, np.ndarray], str]:
     except Exception as error:  # pickle, zip and torch errors of many kinds
         reason = str(error).splitlines()[0]
         raise ValueError(f'{path} is no file of weights that can be read ({reason}).') from error
-    odd = [n for n, value in _items(content, path) if not isinstance(value, torch.Tensor)]
-    if odd:
+    items = _items(content, path)
+    odd = [name for name, value in items.items() if not isinstance(value, torch.Tensor)]
+    nested = [name for name in odd if isinstance(items[name], Mapping)]
+    if nested:
         raise ValueError(
-            f'{path} holds more than weights by name: {foreign_names.listed(odd)}; save its state '
-            "dict alone, as U-ViT's nnet_ema.pth is."
+            f'{path} holds {foreign_names.listed([*items])} instead of weights by name; save the '
+            f'one that is wanted alone: torch.save(torch.load(PATH)[{nested[0]!r}], NEW_PATH).'
         )
-    tensors = {
-        name: (value.float() if value.is_floating_point() else value).contiguous().numpy()
-        for name, value in content.items()
-    }
+    not_allowed = foreign_names.refused(odd, allow_extra)
+    if not_allowed:
+        raise ValueError(
+            f'{path} holds more than weights: {foreign_names.listed(not_allowed)}; save its state '
+            'dict alone, or name what to pass over with --config.foreign.allow_extra.'
+        )
+
+    def to_numpy(value):
+        known = value.dtype != torch.bfloat16  # to NumPy
+        return (value if known else value.float()).contiguous().numpy()
+
+    tensors = {name: to_numpy(value) for name, value in items.items() if name not in odd}
     with open(path, 'rb') as file:
         return tensors, hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _items(content: Any, path: str) -> list[tuple[str, Any]]:
-    if not isinstance(content, dict) or not content:
+def _items(content: Any, path: str) -> dict[str, Any]:
+    if not isinstance(content, Mapping) or not content:
         raise ValueError(f'{path} holds no weights by name, but a {type(content).__name__}.')
-    return [(str(name), value) for name, value in content.items()]
+    return {str(name): value for name, value in content.items()}
 
 
 def _encoders(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], np.ndarray]:
@@ -117,7 +136,10 @@ def _encoders(config: ml_collections.ConfigDict) -> tuple[dict[str, Any], np.nda
     """
     data = config.data
     if manifests.is_finished(data.dir):
-        return manifests.open_manifest(data.dir), loader.empty_text(data.dir)
+        manifest = manifests.open_manifest(data.dir)
+        expected = ('autoencoder', 'text', 'text_tokens', 'text_features')
+        manifests.check_manifest(manifest, **{name: data[name] for name in expected})
+        return manifest, loader.empty_text(data.dir)
     autoencoder = load_autoencoder(data.autoencoder, data.autoencoder_weights)
     text = load_text_encoder(data.text, data.text_tokens, data.text_features, data.text_weights)
     manifest = {

@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from panoptic_jax import weights
+from panoptic_jax import foreign_names, weights
 from panoptic_jax.models import two_stream
 
 
@@ -37,9 +37,10 @@ def load_into(
 
 
 def fill_matching(params: Mapping[str, Any], loaded: Mapping[str, Any], path: str) -> dict:
-    """Takes every parameter of equal name and shape; the rest stays fresh. Logs both.
+    """Takes every parameter of equal name and shape; the rest stays fresh.
 
-    A file without a map stream also starts a two-stream model's map blocks, as in `fill`.
+    Logs what is kept, what is fresh and what of the file is not used. A file without a map stream
+    also starts a two-stream model's map blocks, as in `fill`.
 
     Raises:
       ValueError: nothing fits.
@@ -62,7 +63,16 @@ def fill_matching(params: Mapping[str, Any], loaded: Mapping[str, Any], path: st
         'Kept from %s: %d of %d parameters%s.',
         path, len(kept), len(ours), ', and map blocks as copies of image blocks' if copied else '',
     )  # fmt: skip
-    logging.info('Fresh: %s.', '; '.join(fresh) or 'none')
+    logging.info('Fresh: %s.', foreign_names.listed(fresh) or 'none')
+    unused = [n for n in theirs if n not in ours]
+    if unused:
+        logging.info('In the file, but not part of the model: %s.', foreign_names.listed(unused))
+    two_streams = any(n.startswith('map/blocks_') for n in ours)
+    stuck = [n for n in ours if two_streams and n not in kept and two_stream.is_frozen(n)]
+    if stuck:
+        logging.warning(
+            'Random for good, since two streams do not train them: %s.', foreign_names.listed(stuck)
+        )
     tree = unflatten_dict(filled, sep='/')
     return two_stream.copy_image_blocks(tree) if copied else tree
 

@@ -24,6 +24,9 @@ from panoptic_jax.models import build
 
 EMPTY_TEXT = 'empty_text'  # tensor name of the empty caption's features
 
+# Settings of models that older descriptions lack, as they were then.
+_ADDED_SETTINGS = {'map_prediction': 'data', 'zero_conv_bias': False}
+
 
 def describe(config: ml_collections.ConfigDict, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What a sampler has to know besides the parameters; JSON-able, stored with every export.
@@ -107,10 +110,11 @@ def check_model(now: Mapping[str, Any], before: Mapping[str, Any], workdir: str)
     Raises:
       ValueError: naming the settings that differ. The computation's type may.
     """
+    model = _ADDED_SETTINGS | before['model']
     changed = [
-        f'model.{name}: {before["model"].get(name)!r} there, {value!r} in this config'
+        f'model.{name}: {model.get(name)!r} there, {value!r} in this config'
         for name, value in now['model'].items()
-        if name != 'dtype' and before['model'].get(name) != value
+        if name != 'dtype' and model.get(name) != value
     ]
     changed += [
         f'{name}: not as in the data that it was trained on'
@@ -153,12 +157,10 @@ def from_checkpoint(workdir: str, ema: bool) -> tuple[dict, dict[str, Any], int]
     Raises:
       FileNotFoundError: No checkpoint.
     """
-    if not (epath.Path(workdir) / 'checkpoints').is_dir():
+    if not _has_checkpoint(workdir):
         raise FileNotFoundError(_NO_CHECKPOINT.format(workdir))
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
     step = checkpoints.latest()
-    if step is None:
-        raise FileNotFoundError(_NO_CHECKPOINT.format(workdir))
     description = checkpoints.meta(step)['description']
     model = build_model(description, np.float32)
     inputs = model_inputs(description)
@@ -195,7 +197,7 @@ def load_for_sampling(
     """
     path = config.sample.weights
     imported = epath.Path(workdir) / 'weights.safetensors'
-    if not path and imported.exists() and not (epath.Path(workdir) / 'checkpoints').is_dir():
+    if not path and imported.exists() and not _has_checkpoint(workdir):
         path = str(imported)
     if path:
         params, empty_text, description = load(path)
@@ -215,6 +217,12 @@ def export(config: ml_collections.ConfigDict, workdir: str) -> None:
     details = {'step': step, 'ema': config.sample.ema, 'fingerprint': manifest['fingerprint']}
     save(str(path), params, loader.empty_text(config.data.dir), description | details)
     logging.info('Wrote the weights of step %d to %s.', step, path)
+
+
+def _has_checkpoint(workdir: str) -> bool:
+    """Whether there is a complete one: an unfinished one's name is longer than its step."""
+    folder = epath.Path(workdir) / 'checkpoints'
+    return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
 
 
 def _read(path: str) -> bytes:

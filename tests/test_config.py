@@ -34,6 +34,8 @@ def test_defaults_are_possible():
         ('model.hidden_size', 500, 'a multiple of twice model.num_heads (8)'),
         ('model.patch_size', 3, 'a divisor of the latent side 32'),
         ('model.map_prediction', 'bits', "one of 'data', 'noise'"),
+        ('model.zero_conv_bias', True, "False for 'one_stream'"),
+        ('foreign.kind', 'vae', "one of 'model', 'tower'"),
         ('steps', 0, 'positive'),
         ('learning_rate', -1e-4, 'positive'),
         ('warmup_steps', -1, 'zero or more'),
@@ -60,8 +62,8 @@ def test_noise_of_a_map_needs_a_map_to_predict():
     config = settings.default()
     config.model.map_prediction = 'noise'
     settings.check(config)
-    for name, value in (('given_map', True), ('name', 'uvit')):
-        config.model.update(name='one_stream', given_map=False)
+    for name, value in (('given_map', True), ('name', 'uvit'), ('zero_map_input', True)):
+        config.model.update(name='one_stream', given_map=False, zero_map_input=False)
         config.model[name] = value
         with pytest.raises(ValueError, match="it must be 'data' where no map is predicted"):
             settings.check(config)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import jax
 import numpy as np
@@ -12,7 +13,8 @@ from conftest import tiny_config
 from torch_reference import assert_close, import_torch
 
 from panoptic_jax import config as settings
-from panoptic_jax import foreign_names, import_weights, initial_weights, sample, train, weights
+from panoptic_jax import foreign_names, import_weights, sample, train, weights
+from panoptic_jax import initial_weights as initial
 from panoptic_jax.data import manifest
 from panoptic_jax.models import build, uvit
 
@@ -141,7 +143,7 @@ def test_mapping_needs_no_torch_and_keeps_every_number(tiny):
     _, wanted = tiny_tensors(config)
     found = foreign_names.translate(tensors, wanted, config.model.depth)
     assert found.params.keys() == wanted.keys()
-    assert [*found[1:]] == [[], [], [], []]
+    assert not any(found[1:])
     total = sum(np.abs(value).sum() for value in tensors.values())
     assert sum(np.abs(v).sum() for v in found.params.values()) == pytest.approx(total, rel=1e-5)
 
@@ -161,23 +163,28 @@ def test_what_does_not_fit_is_listed_and_refused_unless_allowed(tiny, tmp_path):
     ):
         assert said in str(error.value)
     assert not (tmp_path / 'weights.safetensors').exists()
-    tensors['decoder_pred.weight'] = np.ones((48, 32), np.float32)
-    save_pth(config, tensors)
     config.foreign.allow_extra = 'label_emb.*, other'
     with pytest.raises(ValueError, match='1 are missing'):
         import_weights.import_weights(config, str(tmp_path))
     config.foreign.allow_missing = '*.fc1.bias'
+    with pytest.raises(ValueError, match='Of its weights 1 have other shapes'):
+        import_weights.import_weights(config, str(tmp_path))
+    config.foreign.allow_missing = '*.fc1.bias, decoder_pred.*'
     import_weights.import_weights(config, str(tmp_path))
     params, _, _ = weights.load(str(tmp_path / 'weights.safetensors'))
     assert not params['map']['blocks_1']['fc1']['bias'].any()  # fresh
+    assert params['image']['head']['kernel'].std() == pytest.approx(0.02, rel=0.1)  # likewise
+    np.testing.assert_array_equal(params['image']['head']['bias'], tensors['decoder_pred.bias'])
 
 
 def test_files_that_are_no_weights_are_refused(tiny, tmp_path):
     config, _ = tiny
     with pytest.raises(FileNotFoundError, match=r'foreign\.path is .* no such file'):
         import_weights.import_weights(config, str(tmp_path))
-    torch.save({'state_dict': {'a': torch.ones(2)}, 'step': 3}, config.foreign.path)
-    with pytest.raises(ValueError, match='holds more than weights by name: state_dict, step'):
+    torch.save({'step': 3, 'state_dict': {'a': torch.ones(2)}}, config.foreign.path)
+    with pytest.raises(
+        ValueError, match=r"holds step, state_dict .*torch\.load.PATH...state_dict'"
+    ):
         import_weights.import_weights(config, str(tmp_path))
     torch.save(torch.ones(3), config.foreign.path)
     with pytest.raises(ValueError, match='holds no weights by name, but a Tensor'):
@@ -190,14 +197,68 @@ def test_files_that_are_no_weights_are_refused(tiny, tmp_path):
         import_weights.import_weights(config, str(tmp_path))
 
 
+def test_without_torch_it_says_what_to_install(tiny, tmp_path, monkeypatch):
+    config, tensors = tiny
+    save_pth(config, tensors)
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    with pytest.raises(ValueError, match=r'pip install torch\.$'):
+        import_weights.import_weights(config, str(tmp_path))
+
+
+def test_data_of_other_encoders_and_folders_of_runs_are_refused(tiny, tmp_path):
+    config, tensors = tiny
+    save_pth(config, tensors)
+    config.data.autoencoder = 'taesd'
+    with pytest.raises(
+        ValueError, match=r"data\.autoencoder is 'taesd' but the data have 'pixels'"
+    ):
+        import_weights.import_weights(config, str(tmp_path))
+    (tmp_path / 'checkpoints').mkdir()
+    with pytest.raises(ValueError, match='holds checkpoints, which come before imported weights'):
+        import_weights.import_weights(config, str(tmp_path))
+
+
+def test_without_prepared_data_the_encoders_themselves_are_described(tiny, tmp_path):
+    config, tensors = tiny
+    save_pth(config, tensors)
+    import_weights.import_weights(config, str(tmp_path / 'with'))
+    config.data.dir = str(tmp_path / 'no data')
+    import_weights.import_weights(config, str(tmp_path / 'without'))
+    (one, one_text, known), (other, other_text, found) = (
+        weights.load(str(tmp_path / name / 'weights.safetensors')) for name in ('with', 'without')
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    np.testing.assert_array_equal(one_text, other_text)
+    for field in ('autoencoder', 'text', 'source', 'model', 'map_noise_std'):
+        assert found[field] == known[field]
+    assert len(found['categories']) == 133
+    assert found['categories'][0].keys() == known['categories'][0].keys()
+
+
 def test_towers_keep_their_names(config, tmp_path):
     config.foreign.update(path=str(tmp_path / 'tower.pth'), kind='tower')
-    tensors = {'a.weight': torch.randn(3, 4).half(), 'a.num_batches_tracked': torch.tensor(7)}
-    torch.save(tensors, config.foreign.path)
+    tensors = {
+        'a.weight': torch.randn(3, 4).T,  # not contiguous
+        'b.weight': torch.randn(3, 4).half(),
+        'c.weight': torch.randn(3, 4).bfloat16(),  # which NumPy does not have
+        'a.num_batches_tracked': torch.tensor(7),
+    }
+    torch.save(tensors | {'version': 3}, config.foreign.path)
+    with pytest.raises(ValueError, match='holds more than weights: version; save'):
+        import_weights.import_weights(config, str(tmp_path))
+    config.foreign.allow_extra = 'vers*'
     import_weights.import_weights(config, str(tmp_path))
-    found = safetensors.numpy.load_file(tmp_path / 'weights.safetensors')
-    np.testing.assert_array_equal(found['a.weight'], tensors['a.weight'].float())
-    assert found['a.num_batches_tracked'] == 7
+    path = tmp_path / 'weights.safetensors'
+    found = safetensors.numpy.load_file(path)
+    assert found.keys() == tensors.keys()
+    kinds = {name: value.dtype.name for name, value in found.items()}
+    expected = {'a.weight': 'float32', 'b.weight': 'float16', 'c.weight': 'float32'}
+    assert kinds == expected | {'a.num_batches_tracked': 'int64'}
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(found[name], value.float() if name[0] == 'c' else value)
+    with safetensors.safe_open(path, framework='numpy') as file:
+        assert file.metadata()['file'] == 'tower.pth'
+        assert len(file.metadata()['sha256']) == 64
 
 
 def test_training_starts_from_parts_that_fit(tiny, tmp_path, one_device, caplog):
@@ -218,6 +279,8 @@ def test_training_starts_from_parts_that_fit(tiny, tmp_path, one_device, caplog)
     with caplog.at_level('INFO', logger='absl'):
         assert train.train(config, str(tmp_path / 'run'))
     assert 'was trained on other categories' in caplog.text
+    assert 'not part of the model' not in caplog.text
+    assert 'Random for good' not in caplog.text
     assert re.search(r'Fresh: map/\S+ \(\S+, ?\d*\), there ', caplog.text)
     trained, _, _ = weights.from_checkpoint(str(tmp_path / 'run'), False)
     kept = trained['image']['blocks_0']['qkv']['kernel']  # frozen, so as it was in the file
@@ -226,5 +289,15 @@ def test_training_starts_from_parts_that_fit(tiny, tmp_path, one_device, caplog)
         trained['map']['blocks_0']['qkv']['kernel'] - params['map']['blocks_0']['qkv']['kernel']
     )
     assert 0 < moved.max() < 0.01
+    # Biases that the model lacks, and frozen parameters that the file lacks, are not lost silently.
+    fresh = jax.tree.map(np.zeros_like, params)
+    del fresh['map']['zero_convs_1']['bias']
+    fresh['image']['patch_embed']['kernel'] = np.zeros((7, 32), np.float32)
+    with caplog.at_level('INFO', logger='absl'):
+        initial.fill_matching(fresh, params, path)
+    assert 'not part of the model: map/zero_convs_1/bias.' in caplog.text
+    assert 'Random for good, since two streams do not train them: image/patch_embed/kernel.' in (
+        caplog.text
+    )
     with pytest.raises(ValueError, match='no parameter in common'):
-        initial_weights.fill_matching({'image': {'x': np.ones(2)}}, params, path)
+        initial.fill_matching({'image': {'x': np.ones(2)}}, params, path)

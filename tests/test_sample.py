@@ -177,6 +177,16 @@ def test_exported_weights_sample_as_the_checkpoint(run, sampled, tmp_path):
     assert np.abs(pictures[0] - pictures[1]).max() > 10  # the same prompt, other noise
 
 
+def test_a_checkpoint_comes_before_a_weights_file_beside_it(run):
+    workdir, config = run
+    weights.export(config, str(workdir))
+    assert weights.load_for_sampling(config, str(workdir))[3] == 'step 12'
+    (workdir / 'checkpoints').unlink()
+    (workdir / 'checkpoints' / '00000004.orbax-checkpoint-tmp').mkdir(parents=True)
+    name = weights.load_for_sampling(config, str(workdir))[3]
+    assert name.startswith('weights.safetensors ')
+
+
 def save_fresh(config, path, **model):
     """Writes random weights of a model."""
     config.model.update(model)

@@ -138,6 +138,14 @@ def test_other_encoders_and_models_are_refused(saved, config):
     weights.check_model(description, description, 'runs/a')
     half = description | {'model': description['model'] | {'dtype': 'bfloat16'}}
     weights.check_model(half, description, 'runs/a')
+    added = ('map_prediction', 'zero_conv_bias')
+    model = {name: value for name, value in description['model'].items() if name not in added}
+    older = description | {'model': model}  # before these settings were there
+    weights.check_model(description, older, 'runs/a')
+    weights.build_model(older, jnp.float32)
+    noise = description | {'model': description['model'] | {'map_prediction': 'noise'}}
+    with pytest.raises(ValueError, match=r"model\.map_prediction: 'data' there, 'noise' in this"):
+        weights.check_model(noise, older, 'runs/a')
     deep = description | {'model': description['model'] | {'depth': 4}}
     with pytest.raises(ValueError, match=r'model\.depth: 2 there, 4 in this config'):
         weights.check_model(deep, description, 'runs/a')

@@ -133,8 +133,8 @@ def solve(
       map_noise_std: s of a network that predicts the map's noise; None: it predicts the map.
 
     Returns:
-      x at t = 1/1000, and the map's last guided prediction, unclipped, which is what to decode:
-      the last step is long and would amplify errors in m. None where no map is generated.
+      x at t = 1/1000, and the map's last guided data prediction, unclipped, which is what to
+      decode: the last step is long and would amplify errors in m. None where no map is generated.
     """
     state = {'image': x} if m is None or given_map else {'image': x, 'map': m}
 

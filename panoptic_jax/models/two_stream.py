@@ -15,7 +15,10 @@ from panoptic_jax.models.uvit import ImageStream, Prediction
 
 
 class TwoStream(nn.Module):
-    """Two-stream PDM: 92,473,708 parameters at size S and patch factor 2. Fields as `OneStream`."""
+    """Two-stream PDM: 92,473,708 parameters at size S and patch factor 2. Fields as `OneStream`.
+
+    With biases in the zero-convs, as in the authors' code, 92,480,364.
+    """
 
     image_stream: dict[str, Any]
     map_stream: dict[str, Any]
