@@ -30,7 +30,7 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
     chosen = recipes.arguments(
         text,
         size=tuple(uvit.SIZES),
-        patch_factor=(2, 1, 4),
+        patch_factor=2,
         given_map=False,
         zero_map_input=False,
         map_prediction=('data', 'noise'),

@@ -1,4 +1,4 @@
-"""What the files in `configs/` share: arguments of their own, and COCO 2017 with frozen encoders."""
+"""What files in `configs/` share: arguments of their own, and COCO 2017 with frozen encoders."""
 
 from typing import Any
 

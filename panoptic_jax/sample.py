@@ -42,7 +42,7 @@ def make_preview(config: ml_collections.ConfigDict) -> train.Preview:
     manifest = manifests.open_manifest(config.data.dir)
     description = weights.describe(config, manifest)
     autoencoder = load_autoencoder(config.data.autoencoder, config.data.autoencoder_weights)
-    _check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
+    check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
     split = loader.Split(
         config.data.dir, 'validation' if 'validation' in manifest['splits'] else 'train'
     )
@@ -137,12 +137,12 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
     autoencoder = load_autoencoder(
         description['autoencoder']['name'], config.data.autoencoder_weights
     )
-    _check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
+    check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
     text = description['text']
     text_encoder = load_text_encoder(
         text['name'], text['tokens'], text['features'], config.data.text_weights
     )
-    _check_same(text_encoder.sha256, text, 'text encoder')
+    check_same(text_encoder.sha256, text, 'text encoder')
     manifest = None if settings.prompts else manifests.open_manifest(config.data.dir)
     given_map = description['model']['given_map']
     if given_map and not manifest['map_size']:
@@ -215,7 +215,7 @@ def _read_prompts(text: str) -> list[str]:
     return prompts
 
 
-def _check_same(sha256: str, described: Mapping[str, Any], what: str) -> None:
+def check_same(sha256: str, described: Mapping[str, Any], what: str) -> None:
     """The frozen encoder at hand must be the one that the model was trained with."""
     if sha256 != described['sha256']:
         raise ValueError(

@@ -19,7 +19,7 @@ ROOMS = (
     'recipes', 'sharding', 'state',
     'hosts', 'json_lines', 'clock', 'progress', 'environment', 'export', 'checkpoint', 'dashboards',
     'weights', 'import_weights', 'initial_weights', 'sources', 'shard_records', 'prepare', 'train',
-    'sampler', 'sample', 'scores', 'image_scores', 'evaluate', 'main',
+    'sampler', 'sample', 'pipeline', 'scores', 'image_scores', 'evaluate', 'main',
 )  # fmt: skip
 # Rooms that know less than their place would allow, and all that they may import of ours.
 KNOW_ONLY = {
