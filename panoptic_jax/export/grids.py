@@ -19,7 +19,7 @@ from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
 from panoptic_jax import files
-from panoptic_jax.data import categories
+from panoptic_jax.data import categories, geometry
 from panoptic_jax.data.example import Category
 from panoptic_jax.export.pairs import Pairs
 
@@ -30,7 +30,7 @@ def figure(rows: Sequence[tuple[str, Sequence[np.ndarray]]], captions: Sequence[
     """Labelled rows of pictures, a column per caption.
 
     Args:
-      rows: (label, n pictures (H, W, 3) uint8), each picture enlarged or shrunk to 256 px.
+      rows: (label, n pictures (H, W, 3) uint8), whose central squares become 256 px.
       captions: n, written above the columns.
 
     Returns:
@@ -50,7 +50,8 @@ def figure(rows: Sequence[tuple[str, Sequence[np.ndarray]]], captions: Sequence[
         for number, line in enumerate(textwrap.wrap(label, 15)):
             draw.text((_GAP, top + row * step + number * _LINE), line, fill='black', font=font)
         for column, picture in enumerate(pictures):
-            large = Image.fromarray(picture).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
+            square = Image.fromarray(picture[geometry.central_square(picture)])
+            large = square.resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
             canvas.paste(large, (_LABEL + column * step, top + row * step))
     return np.asarray(canvas)
 
