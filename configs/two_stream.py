@@ -25,26 +25,12 @@ import ml_collections
 
 from panoptic_jax import config as settings
 from panoptic_jax import recipes
-from panoptic_jax.models import uvit
 
 
 def get_config(text: str = '') -> ml_collections.ConfigDict:
     """By U-ViT's recipe; the paper names no other."""
-    chosen = recipes.arguments(
-        text,
-        size=tuple(uvit.SIZES),
-        patch_factor=2,
-        given_map=False,
-        zero_map_input=False,
-        map_prediction=('data', 'noise'),
-        map_noise=2.0,
-        encoders=recipes.ENCODERS,
-    )
     config = settings.default()
-    recipes.use_coco(config, chosen.pop('encoders'))
-    config.model.name = 'two_stream'
-    config.map_noise_std = chosen.pop('map_noise')
-    config.model.update(uvit.SIZES[chosen.pop('size')], **chosen)
+    recipes.use_pdm(config, 'two_stream', text)
     config.init_weights = 'runs/uvit/weights.safetensors'
     config.lock()
     return config

@@ -4,6 +4,8 @@ from typing import Any
 
 import ml_collections
 
+from panoptic_jax.models import uvit
+
 ENCODERS = ('paper', 'light')
 
 
@@ -32,6 +34,30 @@ def use_coco(config: ml_collections.ConfigDict, encoders: str) -> None:
         data.text = 'words'
     config.evaluate.inception = 'data/inception/weights.safetensors'
     config.evaluate.clip = 'data/clip_b32'
+
+
+def use_pdm(config: ml_collections.ConfigDict, name: str, text: str) -> None:
+    """A PDM on COCO 2017, varied as the paper varies it.
+
+    Args:
+      config: Changed.
+      name: 'one_stream' or 'two_stream'.
+      text: The config's arguments; `configs/one_stream.py` explains them.
+    """
+    chosen = arguments(
+        text,
+        size=tuple(uvit.SIZES),
+        patch_factor=2,
+        given_map=False,
+        zero_map_input=False,
+        map_prediction=('data', 'noise'),
+        map_noise=2.0,
+        encoders=ENCODERS,
+    )
+    use_coco(config, chosen.pop('encoders'))
+    config.map_noise_std = chosen.pop('map_noise')
+    config.model.name = name
+    config.model.update(uvit.SIZES[chosen.pop('size')], **chosen)
 
 
 def arguments(text: str, **defaults: Any) -> dict[str, Any]:
