@@ -32,6 +32,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
     settings = config.evaluate
     networks = image_scores.load_networks(settings.inception, settings.clip)
     manifest = manifests.open_manifest(config.data.dir)
+    split = loader.Split(config.data.dir, config.sample.split)
     source_ids = {c['source_id']: c['id'] for c in manifest['categories']}
     reference = None
     if networks.hashes and not settings.reference:
@@ -41,7 +42,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
     if settings.folder:
         folder = epath.Path(settings.folder)
         pairs = Pairs(folder, source_ids)
-        facts = {'weights': folder.name, 'ema': False, 'sample': {'split': config.sample.split}}
+        facts = {'weights': folder.name, 'ema': False, 'sample': {}}
         given_map = False
     else:
         sample.sample(config, workdir)
@@ -49,7 +50,6 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
         facts = samples.read_json(folder, 'settings.json')
         pairs = Pairs(folder, map_size=facts['map_size'])
         given_map = facts['model']['given_map']
-    split = loader.Split(config.data.dir, facts['sample']['split'])
     records = _records(pairs.entries, split)
 
     # --- Scores of maps, then of images.
@@ -59,7 +59,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
         score, distances = scores.score_mcd(pairs, records, split, manifest)
         found.append(score)
         notes = [f'MCD {distance:.2f}' for distance in distances[: samples.REPORT_PAIRS]]
-        if facts['sample']['split'] == 'train':
+        if config.sample.split == 'train' and not settings.folder:
             found += scores.score_reproduction(pairs, records, split, manifest, config)
     scenes = manifest['source']['train'].get('source') == 'scenes'
     if scenes and pairs.has_maps and all('caption' in entry for entry in pairs.entries):
