@@ -56,7 +56,8 @@ def fill_matching(params: Mapping[str, Any], loaded: Mapping[str, Any], path: st
         for n in ours
         if n not in kept
     ]
-    copied = 'map' not in loaded and any(n.startswith('map/blocks_') for n in ours)
+    two_streams = any(n.startswith('map/blocks_') for n in ours)
+    copied = two_streams and 'map' not in loaded
     if copied:
         fresh = [line for line in fresh if not line.startswith('map/blocks_')]
     logging.info(
@@ -67,7 +68,6 @@ def fill_matching(params: Mapping[str, Any], loaded: Mapping[str, Any], path: st
     unused = [n for n in theirs if n not in ours]
     if unused:
         logging.info('In the file, but not part of the model: %s.', foreign_names.listed(unused))
-    two_streams = any(n.startswith('map/blocks_') for n in ours)
     stuck = [n for n in ours if two_streams and n not in kept and two_stream.is_frozen(n)]
     if stuck:
         logging.warning(

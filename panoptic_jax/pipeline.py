@@ -7,8 +7,7 @@ import jax
 import numpy as np
 
 from panoptic_jax import config, sampler, train, weights
-from panoptic_jax.encoders.load import load_autoencoder, load_text_encoder
-from panoptic_jax.sample import check_same
+from panoptic_jax.sample import load_encoders
 
 
 def load(
@@ -36,11 +35,7 @@ def load(
         raise ValueError(
             f'{path} needs a map beside each caption; sample from a split with --mode=sample.'
         )
-    autoencoder = load_autoencoder(description['autoencoder']['name'], autoencoder_weights)
-    check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
-    text = description['text']
-    text_encoder = load_text_encoder(text['name'], text['tokens'], text['features'], text_weights)
-    check_same(text_encoder.sha256, text, 'text encoder')
+    autoencoder, text_encoder = load_encoders(description, autoencoder_weights, text_weights)
     chosen = config.default()
     if unknown := sorted(set(settings) - set(chosen.sample)):
         raise ValueError(f'config.sample has no field {unknown[0]!r}.')

@@ -5,6 +5,7 @@ The sampler is made in `sampler.py`, the folder's format is `export/samples.py`,
 `evaluate.py`'s.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -19,7 +20,12 @@ from etils import epath
 from panoptic_jax import dashboards, sharding, train, weights
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
-from panoptic_jax.encoders.load import load_autoencoder, load_text_encoder
+from panoptic_jax.encoders.load import (
+    Autoencoder,
+    TextEncoder,
+    load_autoencoder,
+    load_text_encoder,
+)
 from panoptic_jax.export import samples
 from panoptic_jax.metrics import mcd
 from panoptic_jax.progress import Progress
@@ -42,7 +48,7 @@ def make_preview(config: ml_collections.ConfigDict) -> train.Preview:
     manifest = manifests.open_manifest(config.data.dir)
     description = weights.describe(config, manifest)
     autoencoder = load_autoencoder(config.data.autoencoder, config.data.autoencoder_weights)
-    check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
+    _check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
     split = loader.Split(
         config.data.dir, 'validation' if 'validation' in manifest['splits'] else 'train'
     )
@@ -104,14 +110,18 @@ def requests(
         prompts = _read_prompts(settings.prompts)
         return [{'caption': prompts[i % len(prompts)]} for i in range(settings.count)]
     split = loader.Split(config.data.dir, settings.split)
+
+    @functools.cache  # reading a record with its text features costs far more than keeping these
+    def picture(index):
+        record = split[index]
+        return record['captions'], int(record['image_id'])
+
     drawn = []
     for i in range(settings.count):
         index = i % len(split)
-        record = split[index]
-        caption = np.random.default_rng([settings.seed, i]).choice(record['captions'])
-        drawn.append(
-            {'caption': str(caption), 'image_id': int(record['image_id']), 'record': index}
-        )
+        captions, image_id = picture(index)
+        caption = np.random.default_rng([settings.seed, i]).choice(captions)
+        drawn.append({'caption': str(caption), 'image_id': image_id, 'record': index})
     return drawn
 
 
@@ -134,15 +144,9 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
         )
     params, empty_text, description, name = weights.load_for_sampling(config, workdir)
     wanted = requests(config, description)
-    autoencoder = load_autoencoder(
-        description['autoencoder']['name'], config.data.autoencoder_weights
+    autoencoder, text_encoder = load_encoders(
+        description, config.data.autoencoder_weights, config.data.text_weights
     )
-    check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
-    text = description['text']
-    text_encoder = load_text_encoder(
-        text['name'], text['tokens'], text['features'], config.data.text_weights
-    )
-    check_same(text_encoder.sha256, text, 'text encoder')
     manifest = None if settings.prompts else manifests.open_manifest(config.data.dir)
     given_map = description['model']['given_map']
     if given_map and not manifest['map_size']:
@@ -215,7 +219,28 @@ def _read_prompts(text: str) -> list[str]:
     return prompts
 
 
-def check_same(sha256: str, described: Mapping[str, Any], what: str) -> None:
+def load_encoders(
+    description: Mapping[str, Any], autoencoder_weights: str, text_weights: str
+) -> tuple[Autoencoder, TextEncoder]:
+    """The encoders that a model was trained with, from files that must be the same.
+
+    Args:
+      description: Of the model, see `weights.describe`.
+      autoencoder_weights: As config.data.autoencoder_weights.
+      text_weights: As config.data.text_weights.
+
+    Raises:
+      FileNotFoundError, ValueError: no such files, or other weights.
+    """
+    autoencoder = load_autoencoder(description['autoencoder']['name'], autoencoder_weights)
+    _check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
+    text = description['text']
+    text_encoder = load_text_encoder(text['name'], text['tokens'], text['features'], text_weights)
+    _check_same(text_encoder.sha256, text, 'text encoder')
+    return autoencoder, text_encoder
+
+
+def _check_same(sha256: str, described: Mapping[str, Any], what: str) -> None:
     """The frozen encoder at hand must be the one that the model was trained with."""
     if sha256 != described['sha256']:
         raise ValueError(

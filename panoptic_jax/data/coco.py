@@ -107,16 +107,7 @@ class CocoPanoptic:
         )
         self._png_folder = annotations / f'panoptic_{split}'
         self._image_folder = self._root / split
-        _check_complete(
-            self._png_folder,
-            [entry['file_name'] for entry in self._annotations],
-            f'unzip annotations/panoptic_{split}.zip inside {annotations}',
-        )
-        _check_complete(
-            self._image_folder,
-            [self._files[entry['image_id']] for entry in self._annotations],
-            f'unzip {split}.zip inside {self._root}',
-        )
+        self._check_pictures()
         self.description = {
             'source': 'coco',
             'split': split,
@@ -124,6 +115,18 @@ class CocoPanoptic:
             'panoptic_sha256': panoptic_hash,
             'captions_sha256': captions_hash,
         }
+
+    def _check_pictures(self) -> None:
+        _check_complete(
+            self._png_folder,
+            [entry['file_name'] for entry in self._annotations],
+            f'unzip annotations/{self._png_folder.name}.zip inside {self._png_folder.parent}',
+        )
+        _check_complete(
+            self._image_folder,
+            [self._files[entry['image_id']] for entry in self._annotations],
+            f'unzip {self._split}.zip inside {self._root}',
+        )
 
     def __len__(self) -> int:
         return len(self._annotations)

@@ -11,10 +11,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from panoptic_jax.data import pictures
 from panoptic_jax.data.example import Example
-from panoptic_jax.data.pictures import read_picture
-
-_PICTURES = ('.jpg', '.jpeg', '.png', '.webp')
 
 
 class CaptionedFolder:
@@ -41,7 +39,9 @@ class CaptionedFolder:
                 'images for each split.'
             )
         files = {path.name: path for path in self._folder.iterdir()}
-        pictures = sorted(name for name in files if epath.Path(name).suffix.lower() in _PICTURES)
+        names = sorted(
+            name for name in files if epath.Path(name).suffix.lower() in pictures.SUFFIXES
+        )
         listed = self._folder / 'captions.jsonl'
         if listed.name in files:
             captions = _read_lines(listed)
@@ -51,7 +51,7 @@ class CaptionedFolder:
                     f'{listed.name}, the first {missing[0]}.'
                 )
         else:
-            texts = {name: epath.Path(name).with_suffix('.txt').name for name in pictures}
+            texts = {name: epath.Path(name).with_suffix('.txt').name for name in names}
             captions = {
                 name: _clean(_read_text(files[text]).splitlines())
                 for name, text in texts.items()
@@ -63,8 +63,8 @@ class CaptionedFolder:
                 f'No image of {self._folder} has a caption; give a captions.jsonl, or beside each '
                 'image a .txt of its name.'
             )
-        if without := len(pictures) - len(captioned):
-            logging.info('%d of %d images of %s have no caption.', without, len(pictures), split)
+        if without := len(names) - len(captioned):
+            logging.info('%d of %d images of %s have no caption.', without, len(names), split)
         self._names = captioned[:limit] if limit else captioned
         self._captions = [captions[name] for name in self._names]
         self.num_captions = np.array([len(own) for own in self._captions])
@@ -85,7 +85,7 @@ class CaptionedFolder:
         Raises:
           ValueError: the picture is unreadable.
         """
-        image = read_picture(self._folder / self._names[index], upright=True)
+        image = pictures.read_picture(self._folder / self._names[index], upright=True)
         return Example(image, None, None, list(self._captions[index]), index)
 
 

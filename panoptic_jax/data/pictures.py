@@ -4,6 +4,8 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageOps
 
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
+
 
 def read_picture(path: epath.Path, upright: bool = False) -> np.ndarray:
     """(H, W, 3) uint8 RGB; grey pictures get three equal channels.

@@ -15,9 +15,7 @@ import numpy as np
 from etils import epath
 
 from panoptic_jax.data import panoptic_png
-from panoptic_jax.data.pictures import read_picture
-
-_PICTURES = ('.png', '.jpg', '.jpeg', '.webp')
+from panoptic_jax.data.pictures import SUFFIXES, read_picture
 
 
 class Pairs:
@@ -49,9 +47,9 @@ class Pairs:
         images = self._folder / 'images'
         if not images.is_dir():
             raise FileNotFoundError(f'{folder} has no folder images/; put the pictures there.')
-        present = {path.name for path in images.iterdir() if path.suffix.lower() in _PICTURES}
+        present = {path.name for path in images.iterdir() if path.suffix.lower() in SUFFIXES}
         if not present:
-            raise FileNotFoundError(f'{images} holds no pictures ({", ".join(_PICTURES)}).')
+            raise FileNotFoundError(f'{images} holds no pictures ({", ".join(SUFFIXES)}).')
         captions = self._folder / 'captions.json'
         if captions.exists():
             self.entries = _read_json(captions)
