@@ -4,6 +4,7 @@ Pairs are our own samples, or anyone's in the format of `export/pairs.py`. What 
 `scores.py` (maps) and `image_scores.py` (images).
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
     scenes = manifest['source']['train'].get('source') == 'scenes'
     if scenes and pairs.has_maps and all('caption' in entry for entry in pairs.entries):
         captions = [entry['caption'] for entry in pairs.entries]
-        found += scores.score_scenes(pairs, captions, manifest, config)
+        found += scores.score_scenes(pairs, captions, split, manifest, config)
     if networks.hashes:
         found += _score_images(config, workdir, pairs, records, split, networks, reference)
     if not found:
@@ -81,12 +82,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
     logging.info('Wrote %s.', path)
     for entry in numbers.values():
         print(f'{entry["label"]:60} {entry["value"]:9.4f}')
-    step = facts['weights'].removeprefix('step ')
-    writer = dashboards.TensorBoardWriter(epath.Path(workdir) / 'tensorboard' / 'evaluate')
-    writer.write_scalars(
-        int(step) if step.isdecimal() else 0,
-        {entry['label']: entry['value'] for entry in numbers.values()},
-    )
+    number = facts['weights'].removeprefix('step ')
+    step = int(number) if number.isdecimal() else 0
+    # With the step, so that evaluations of earlier ones stay to be seen.
+    writer = dashboards.TensorBoardWriter(epath.Path(workdir) / 'tensorboard' / 'evaluate', step)
+    writer.write_scalars(step, {entry['label']: entry['value'] for entry in numbers.values()})
     writer.close()
     if not settings.folder:
         log = epath.Path(workdir) / 'metrics.jsonl'
@@ -141,7 +141,9 @@ def _captions(
 ) -> Callable[[int], Sequence[str]] | None:
     """A pair's captions: those of its picture, else what its entry says."""
     if records:
-        return lambda i: split[records[i]]['captions']
+        # Pictures repeat, and reading a record with its text features costs far more.
+        of_record = functools.cache(lambda index: split[index]['captions'])
+        return lambda i: of_record(records[i])
     if all('captions' in entry or 'caption' in entry for entry in entries):
         return lambda i: entries[i].get('captions') or [entries[i]['caption']]
     return None

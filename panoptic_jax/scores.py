@@ -139,6 +139,7 @@ def score_reproduction(
 def score_scenes(
     pairs: Pairs,
     captions: Sequence[str],
+    split: loader.Split,
     manifest: Mapping[str, Any],
     config: ml_collections.ConfigDict,
 ) -> list[Score]:
@@ -155,7 +156,6 @@ def score_scenes(
         [pairs.ids(i) for i in readable],
         [captions[i] for i in readable],
     )
-    split = loader.Split(config.data.dir, config.sample.split)
     records = [split[i] for i in range(min(len(split), _ORACLE_PICTURES))]
     name = manifest['autoencoder']['name']
     autoencoder = load_autoencoder(name, config.data.autoencoder_weights)
