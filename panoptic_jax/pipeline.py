@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from panoptic_jax import config, sampler, train, weights
+from panoptic_jax import config, sampler, train_step, weights
 from panoptic_jax.sample import load_encoders
 
 
@@ -41,7 +41,7 @@ def load(
         raise ValueError(f'config.sample has no field {unknown[0]!r}.')
     chosen.sample.update(settings)
     config.check(chosen)
-    dtype = train.compute_dtype('auto')
+    dtype = train_step.compute_dtype('auto')
     solve = jax.jit(sampler.make_sampler(description, empty_text, chosen.sample, dtype))
 
     def draw(captions: Sequence[str], seed: int = 0) -> tuple[np.ndarray, np.ndarray | None]:

@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from panoptic_jax import dashboards, sharding, train, weights
+from panoptic_jax import dashboards, sharding, train, train_step, weights
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.encoders.load import (
@@ -64,7 +64,7 @@ def make_preview(config: ml_collections.ConfigDict) -> train.Preview:
         description,
         loader.empty_text(config.data.dir),
         config.sample,
-        train.compute_dtype(config.model.dtype),
+        train_step.compute_dtype(config.model.dtype),
     )
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     whole = sharding.replicated(mesh)
@@ -178,7 +178,7 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
     # --- Batch by batch.
     rows = sharding.of_batch(mesh)
     sampler = make_sampler(
-        description, empty_text, settings, train.compute_dtype(config.model.dtype)
+        description, empty_text, settings, train_step.compute_dtype(config.model.dtype)
     )
     draw = jax.jit(sampler, in_shardings=(sharding.replicated(mesh), rows, rows, rows))
     params = jax.device_put(params, sharding.replicated(mesh))

@@ -1,19 +1,16 @@
-"""Training: the pure step, and the one loop.
+"""Training: the one loop around `train_step.py`'s step.
 
 The loop sees encoded records only: which autoencoder made them, and how a preview picture is
 sampled from parameters, is known in `sample.py`, whose function comes in as `preview`.
 """
 
-import functools
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 from absl import logging
 
 from panoptic_jax import (
@@ -24,75 +21,14 @@ from panoptic_jax import (
     initial_weights,
     sharding,
     state,
+    train_step,
     weights,
 )
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
-from panoptic_jax.diffusion import loss
 from panoptic_jax.models import build
 
 Preview = Callable[[dict], tuple[dict[str, np.ndarray], dict[str, float]]]
-
-
-def train_step(
-    train_state: state.TrainState,
-    batch: dict[str, jax.Array],
-    *,
-    model: Any,
-    draw: Callable[[dict, jax.Array], dict],
-    optimizer: optax.GradientTransformation,
-    seed: int,
-    microbatches: int,
-    ema_decay: float,
-) -> state.TrainState:
-    """Algorithm 1, one AdamW step and one step of the average.
-
-    Args:
-      train_state: At step n; its buffers may be donated.
-      batch: The global batch, see `loss.draw_inputs`.
-      model: The network; `given_map` models are trained on the image alone.
-      draw: `loss.draw_inputs` with its settings bound: (batch, key) -> inputs.
-      optimizer: Of the trainable parameters.
-      seed: With the step, decides all randomness.
-      microbatches: Parts that the batch is worked off in; the result is that of the whole batch.
-      ema_decay: See `state.ema_decay`.
-    """
-    step = train_state.step
-    inputs = draw(batch, jax.random.fold_in(jax.random.key(seed), step))
-
-    def mean_loss(params, inputs):
-        losses = example_losses(model, state.merge(params, train_state.frozen), inputs)
-        return sum(value.mean() for value in losses.values()), losses
-
-    gradient = jax.grad(mean_loss, has_aux=True)
-
-    def accumulate(total, part):
-        part_gradients, losses = gradient(train_state.params, part)
-        return jax.tree.map(lambda a, b: a + b / microbatches, total, part_gradients), losses
-
-    if microbatches == 1:
-        gradients, losses = gradient(train_state.params, inputs)
-    else:
-        # Every n-th example goes to the same part, so that each device keeps its own examples.
-        parts = jax.tree.map(
-            lambda a: a.reshape(-1, microbatches, *a.shape[1:]).swapaxes(0, 1), inputs
-        )
-        zeros = jax.tree.map(jnp.zeros_like, train_state.params)
-        gradients, losses = jax.lax.scan(accumulate, zeros, parts)
-        losses = jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1), losses)
-
-    train_state, norms = state.apply_gradients(train_state, gradients, optimizer, ema_decay)
-    totals = state.add_totals(train_state.totals, train_state.step, losses, inputs['t'], norms)
-    return train_state.replace(totals=totals)
-
-
-def example_losses(model: Any, params: dict, inputs: dict) -> dict[str, jax.Array]:
-    """Algorithm 1's losses (B,) per stream for drawn inputs."""
-
-    def predict(*arguments):
-        return model.apply({'params': params}, *arguments)
-
-    return loss.pair_losses(predict, **inputs, given_map=getattr(model, 'given_map', False))
 
 
 def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | None = None) -> bool:
@@ -129,47 +65,19 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
 
     # --- Model and step: shapes first, arrays last.
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    if config.batch_size % mesh.size:
-        raise ValueError(
-            f'batch_size is {config.batch_size}; it must be a multiple of the {mesh.size} devices.'
-        )
     batch_sharding = sharding.of_batch(mesh)
     description = weights.describe(config, manifest)
-    model = weights.build_model(description, compute_dtype(config.model.dtype))
-    inputs = weights.model_inputs(description)
-    has_map = config.model.name != 'uvit'
-    predicts_map = has_map and not config.model.given_map
-    schedule = functools.partial(
-        state.learning_rate,
-        peak=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        steps=config.steps,
-        cooldown=config.cooldown,
+    training = train_step.make_training(
+        config,
+        description,
+        manifest['void_wins'],
+        loader.empty_text(config.data.dir),
+        mesh,
+        train_step.compute_dtype(config.model.dtype),
     )
-    optimizer = state.make_optimizer(schedule, config.weight_decay, config.betas)
-    is_frozen = build.frozen_rule(config.model.name)
-    draw = functools.partial(
-        loss.draw_inputs,
-        scale=manifest['autoencoder']['scale'],
-        empty_text=loader.empty_text(config.data.dir).astype(np.float32),
-        text_dropout=config.text_dropout,
-        map_size=inputs[1].shape[1] if has_map else None,
-        map_noise_std=config.map_noise_std,
-        void_wins=manifest['void_wins'],
-        map_prediction=config.model.map_prediction,
-    )
-
-    @jax.jit  # traced once for shapes and values
-    def initial_parameters(key):
-        return build.first_parameters(model, key, inputs)
-
-    def create(params):
-        return state.create(params, is_frozen, optimizer)
-
+    predicts_map = config.model.name != 'uvit' and not config.model.given_map
+    shardings = training.shardings
     first_key = jax.random.key(config.seed)
-    abstract_state = jax.eval_shape(create, jax.eval_shape(initial_parameters, first_key))
-    shardings = sharding.of_tree(abstract_state, mesh)
-    abstract_state = checkpoint.abstract(abstract_state, shardings)
 
     # --- Where the weights come from: this run's checkpoint, else init_weights, else fresh ones.
     checkpoints = checkpoint.Checkpoints(workdir, config.keep_last, config.keep_every)
@@ -179,19 +87,19 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
     if start_step:
         meta = checkpoints.meta(start_step)
         weights.check_model(description, meta['description'], workdir)
-        train_state, position = checkpoints.restore(start_step, abstract_state)
+        train_state, position = checkpoints.restore(start_step, training.abstract_state)
         batches.set_state(position)
         seconds = meta['seconds']
         logging.info('Going on from step %d of %s.', start_step, workdir)
     elif config.init_weights:
-        fresh = jax.jit(initial_parameters, compiler_options=unoptimised)(first_key)
+        fresh = jax.jit(training.initial_parameters, compiler_options=unoptimised)(first_key)
         params = initial_weights.load_into(
             fresh, config.init_weights, manifest, config.init_partial
         )
-        train_state = jax.jit(create, out_shardings=shardings)(params)
+        train_state = jax.jit(training.create, out_shardings=shardings)(params)
     else:
         train_state = jax.jit(
-            lambda key: create(initial_parameters(key)),
+            lambda key: training.create(training.initial_parameters(key)),
             out_shardings=shardings,
             compiler_options=unoptimised,
         )(first_key)
@@ -203,32 +111,21 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
         return True
 
     # --- Compile ahead, so that a mistake shows before data flow and the clock sees no compilation.
-    step_function = jax.jit(
-        functools.partial(
-            train_step,
-            model=model,
-            draw=draw,
-            optimizer=optimizer,
-            seed=config.seed,
-            microbatches=config.microbatches,
-            ema_decay=config.ema_decay,
-        ),
-        donate_argnums=0,
-        in_shardings=(shardings, batch_sharding),
-        out_shardings=shardings,
-    )
     validation_function = jax.jit(
         lambda params, frozen, batch, key: jax.tree.map(
-            jnp.mean, example_losses(model, state.merge(params, frozen), draw(batch, key))
+            jnp.mean,
+            train_step.example_losses(
+                training.model, state.merge(params, frozen), training.draw(batch, key)
+            ),
         )
     )
     batch = sharding.put_batch(next(batches), batch_sharding)
     started = time.monotonic()
-    compiled_step = step_function.lower(train_state, batch).compile()
+    compiled_step = training.step.lower(train_state, batch).compile()
     logging.info('Compiled the training step in %.1f s.', time.monotonic() - started)
 
     # Of the traced step, loops counted; JAX has kept the trace, so this takes no time.
-    flops = build.matmul_flops(step_function, train_state, batch)
+    flops = build.matmul_flops(training.step, train_state, batch)
     writers = dashboards.create_writers(workdir, start_step, config.steps)
     writers.write_hparams(environment.flat(config))
     if not start_step:
@@ -258,7 +155,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
         """Fetches and writes the sums of the window that ended at `step`."""
         totals = jax.device_get(totals)
         require_finite(totals)
-        rate = {'learning_rate': float(schedule(step - 1))}
+        rate = {'learning_rate': float(training.schedule(step - 1))}
         means = {'loss_map': None} | state.means_of(totals, predicts_map)
         writers.write(step, means | rate | timer.report(step) | clock.device_memory())
 
@@ -352,10 +249,3 @@ def validate(
             name = f'validation/loss_{stream}'
             sums[name] = sums.get(name, 0.0) + float(value) / config.validation_batches
     return sums
-
-
-def compute_dtype(name: str) -> Any:
-    """'auto' is bfloat16 where the platform multiplies it fast, float32 on CPU."""
-    if name == 'auto':
-        name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-    return jnp.dtype(name)

@@ -16,10 +16,10 @@ MODULES = sorted(ROOT.glob('panoptic_jax/**/*.py'))
 # The rooms, from below: a module imports from its own room and from those above it in this list.
 ROOMS = (
     'files', 'foreign_names', 'diffusion', 'data', 'encoders', 'metrics', 'models', 'config',
-    'recipes', 'sharding', 'state',
-    'hosts', 'json_lines', 'clock', 'progress', 'environment', 'export', 'checkpoint', 'dashboards',
-    'weights', 'import_weights', 'initial_weights', 'sources', 'shard_records', 'prepare', 'train',
-    'sampler', 'sample', 'pipeline', 'scores', 'image_scores', 'evaluate', 'main',
+    'recipes', 'sharding', 'state', 'hosts', 'json_lines', 'clock', 'progress', 'environment',
+    'export', 'checkpoint', 'dashboards', 'weights', 'import_weights', 'initial_weights', 'sources',
+    'shard_records', 'prepare', 'train_step', 'train', 'sampler', 'sample', 'pipeline', 'scores',
+    'image_scores', 'evaluate', 'main',
 )  # fmt: skip
 # Rooms that know less than their place would allow, and all that they may import of ours.
 KNOW_ONLY = {
@@ -52,7 +52,7 @@ ONLY_IN = {
     'huggingface_hub': 'encoders',
 }
 LINES = 250
-LONGER = {'train.py': 365}  # the loop is one function, to be read from top to bottom
+LONGER = {'train.py': 300}  # the loop is one function, to be read from top to bottom
 
 
 def name_of(path):

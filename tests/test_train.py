@@ -18,7 +18,17 @@ from conftest import ROOT, on_one_device, once, tiny_config
 from flax.traverse_util import flatten_dict
 from tensorboardX.proto import event_pb2
 
-from panoptic_jax import checkpoint, clock, json_lines, sample, sharding, state, train, weights
+from panoptic_jax import (
+    checkpoint,
+    clock,
+    json_lines,
+    sample,
+    sharding,
+    state,
+    train,
+    train_step,
+    weights,
+)
 from panoptic_jax.data import loader, manifest
 from panoptic_jax.diffusion import loss
 
@@ -357,7 +367,7 @@ def test_microbatches_give_the_same_step(config):
     after = [
         jax.jit(
             functools.partial(
-                train.train_step,
+                train_step.train_step,
                 model=model,
                 draw=draw,
                 optimizer=optimizer,
