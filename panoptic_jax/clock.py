@@ -13,16 +13,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-# Dense bf16 FLOP/s of one device, by the start of its `device_kind`; the first match counts.
-_PEAKS = (
-    ('TPU v4', 275e12),
-    ('TPU v5 lite', 197e12),
-    ('TPU v5e', 197e12),
-    ('TPU v5', 459e12),
-    ('TPU v6', 918e12),
-    ('NVIDIA A100', 312e12),
-    ('NVIDIA H100', 989e12),
-)
+from panoptic_jax.chips import known_chip
 
 
 class Clock:
@@ -117,10 +108,8 @@ def matmul_peak(devices: Sequence[jax.Device]) -> float:
     some large matrix products within a second, float32 on CPU and bfloat16 elsewhere. The CPU
     devices of one process share its cores and count once.
     """
-    kind = devices[0].device_kind
-    for start, peak in _PEAKS:
-        if kind.startswith(start):
-            return peak * len(devices)
+    if chip := known_chip(devices[0].device_kind):
+        return chip.peak_flops * len(devices)
     if devices[0].platform == 'cpu':
         return _measure_matmul(2048, jnp.float32) * len({d.process_index for d in devices})
     return _measure_matmul(8192, jnp.bfloat16) * len(devices)

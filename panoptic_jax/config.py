@@ -49,6 +49,9 @@ def default() -> ml_collections.ConfigDict:
     model.zero_conv_bias = False  # 'two_stream': True as in imported weights; the paper has none
     model.dtype = 'auto'  # of the computation: 'float32', 'bfloat16'; 'auto': by platform
 
+    # Attention in one kernel: ours on TPU, cuDNN's on GPU, none on CPU. False: plain everywhere.
+    config.fused_attention = True
+
     # Durations are optimiser steps; sizes are whole batches over all devices.
     config.steps = 1_000_000
     config.batch_size = 256
@@ -103,6 +106,11 @@ def default() -> ml_collections.ConfigDict:
     foreign.allow_missing = ''  # comma-separated patterns of its names that may start fresh
     foreign.allow_extra = ''  # likewise that may be passed over
 
+    config.plan = plan = ml_collections.ConfigDict()  # --mode=plan
+    plan.topology = 'v5e:2x2'  # of a TPU slice: generation and shape, as 'v5p:4x4x4'
+    plan.num_slices = 1  # such slices in one job
+    plan.batch_per_device = 16  # images a chip; batch_size is not used
+
     config.mesh = mesh = ml_collections.ConfigDict()
     mesh.data = -1  # devices along the batch; -1: all that are left
     mesh.fsdp = 1  # devices that share one copy of the parameters
@@ -129,7 +137,7 @@ _POSITIVE = (
     'model.depth', 'model.num_heads', 'model.patch_size', 'steps', 'batch_size', 'microbatches',
     'learning_rate', 'map_noise_std', 'log_every', 'validation_batches', 'preview_count',
     'checkpoint_every', 'keep_last', 'profile_steps', 'sample.count', 'sample.batch_size',
-    'sample.evaluations',
+    'sample.evaluations', 'plan.num_slices', 'plan.batch_per_device',
 )  # fmt: skip
 _NOT_NEGATIVE = (
     'data.train_images', 'data.validation_images', 'data.workers', 'warmup_steps',

@@ -18,7 +18,7 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     'mode',
     'train',
-    ['train', 'prepare', 'sample', 'evaluate', 'export', 'import'],
+    ['train', 'prepare', 'sample', 'evaluate', 'export', 'import', 'plan'],
     'What to do. Each mode goes on where it was interrupted.',
 )
 
@@ -57,7 +57,7 @@ def _run(mode, config, workdir):
         return 0
     if not workdir:
         raise ValueError(f'--mode={mode} needs --workdir=DIR, the folder of the run.')
-    from panoptic_jax import evaluate, import_weights, sample, train, weights
+    from panoptic_jax import evaluate, import_weights, plan, sample, train, weights
 
     if mode == 'train':
         preview = sample.make_preview(config) if config.preview_every else None
@@ -67,6 +67,7 @@ def _run(mode, config, workdir):
         'evaluate': evaluate.evaluate,
         'export': weights.export,
         'import': import_weights.import_weights,
+        'plan': plan.plan,
     }
     modes[mode](config, workdir)
     return 0

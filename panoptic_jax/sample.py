@@ -28,6 +28,7 @@ from panoptic_jax.encoders.load import (
 )
 from panoptic_jax.export import samples
 from panoptic_jax.metrics import mcd
+from panoptic_jax.models.attention import for_mesh
 from panoptic_jax.progress import Progress
 from panoptic_jax.sampler import (
     category_list,
@@ -60,13 +61,14 @@ def make_preview(config: ml_collections.ConfigDict) -> train.Preview:
         truth = np.stack([true_ids(record, side, manifest['void_wins']) for record in records])
     text = np.stack([record['texts'][0] for record in records])
     given = truth if config.model.given_map else None
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     sampler = make_sampler(
         description,
         loader.empty_text(config.data.dir),
         config.sample,
         train_step.compute_dtype(config.model.dtype),
+        for_mesh(mesh, config.fused_attention),
     )
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     whole = sharding.replicated(mesh)
     rows = whole if config.preview_count % mesh.size else sharding.of_batch(mesh)
     # None: the parameters stay as the train state has them.
@@ -178,7 +180,11 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
     # --- Batch by batch.
     rows = sharding.of_batch(mesh)
     sampler = make_sampler(
-        description, empty_text, settings, train_step.compute_dtype(config.model.dtype)
+        description,
+        empty_text,
+        settings,
+        train_step.compute_dtype(config.model.dtype),
+        for_mesh(mesh, config.fused_attention),
     )
     draw = jax.jit(sampler, in_shardings=(sharding.replicated(mesh), rows, rows, rows))
     params = jax.device_put(params, sharding.replicated(mesh))

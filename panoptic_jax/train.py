@@ -26,7 +26,6 @@ from panoptic_jax import (
 )
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
-from panoptic_jax.models import build
 
 Preview = Callable[[dict], tuple[dict[str, np.ndarray], dict[str, float]]]
 
@@ -124,8 +123,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
     compiled_step = training.step.lower(train_state, batch).compile()
     logging.info('Compiled the training step in %.1f s.', time.monotonic() - started)
 
-    # Of the traced step, loops counted; JAX has kept the trace, so this takes no time.
-    flops = build.matmul_flops(training.step, train_state, batch)
+    flops = training.step_flops(batch)
     writers = dashboards.create_writers(workdir, start_step, config.steps)
     writers.write_hparams(environment.flat(config))
     if not start_step:

@@ -17,6 +17,7 @@ import optax
 from panoptic_jax import checkpoint, sharding, state, weights
 from panoptic_jax.diffusion import loss
 from panoptic_jax.models import build
+from panoptic_jax.models.attention import for_mesh
 
 
 class Training(NamedTuple):
@@ -32,6 +33,8 @@ class Training(NamedTuple):
       shardings: The same tree of shardings alone.
       step: Compiled when first called or by `lower`: (TrainState, batch) -> TrainState; the first
         is donated.
+      step_flops: batch -> floating-point operations of a step over all devices: the matrix
+        products of the plain model, whatever a fused attention computes anew.
     """
 
     model: Any
@@ -42,6 +45,7 @@ class Training(NamedTuple):
     abstract_state: state.TrainState
     shardings: state.TrainState
     step: Callable
+    step_flops: Callable
 
 
 def make_training(
@@ -69,7 +73,8 @@ def make_training(
         raise ValueError(
             f'batch_size is {config.batch_size}; it must be a multiple of the {mesh.size} devices.'
         )
-    model = weights.build_model(description, dtype)
+    attention = for_mesh(mesh, config.fused_attention)
+    model = weights.build_model(description, dtype, attention)
     inputs = weights.model_inputs(description)
     has_map = config.model.name != 'uvit'
     schedule = functools.partial(
@@ -102,23 +107,36 @@ def make_training(
     first_key = jax.eval_shape(lambda: jax.random.key(0))
     abstract_state = jax.eval_shape(create, jax.eval_shape(initial_parameters, first_key))
     shardings = sharding.of_tree(abstract_state, mesh)
+    step_of = functools.partial(
+        train_step,
+        draw=draw,
+        optimizer=optimizer,
+        seed=config.seed,
+        microbatches=config.microbatches,
+        ema_decay=config.ema_decay,
+    )
     step = jax.jit(
-        functools.partial(
-            train_step,
-            model=model,
-            draw=draw,
-            optimizer=optimizer,
-            seed=config.seed,
-            microbatches=config.microbatches,
-            ema_decay=config.ema_decay,
-        ),
+        functools.partial(step_of, model=model),
         donate_argnums=0,
         in_shardings=(shardings, sharding.of_batch(mesh)),
         out_shardings=shardings,
     )
     abstract_state = checkpoint.abstract(abstract_state, shardings)
+
+    def step_flops(batch):
+        plain = functools.partial(step_of, model=weights.build_model(description, dtype))
+        return build.matmul_flops(plain, abstract_state, batch)
+
     return Training(
-        model, schedule, draw, initial_parameters, create, abstract_state, shardings, step
+        model,
+        schedule,
+        draw,
+        initial_parameters,
+        create,
+        abstract_state,
+        shardings,
+        step,
+        step_flops,
     )
 
 

@@ -21,6 +21,7 @@ from panoptic_jax import checkpoint, files, state
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.models import build
+from panoptic_jax.models.attention import Attention, einsum_attention
 
 EMPTY_TEXT = 'empty_text'  # tensor name of the empty caption's features
 
@@ -48,7 +49,9 @@ def describe(config: ml_collections.ConfigDict, manifest: Mapping[str, Any]) -> 
     }
 
 
-def build_model(description: Mapping[str, Any], dtype: Any) -> Any:
+def build_model(
+    description: Mapping[str, Any], dtype: Any, attention: Attention = einsum_attention
+) -> Any:
     """The module that `description` (see `describe`) is about."""
     sizes = {key: value for key, value in description['model'].items() if key != 'dtype'}
     return build.build(
@@ -56,6 +59,7 @@ def build_model(description: Mapping[str, Any], dtype: Any) -> Any:
         latent_shape=description['autoencoder']['latent_shape'],
         text_tokens=description['text']['tokens'],
         dtype=dtype,
+        attention=attention,
     )
 
 

@@ -15,15 +15,17 @@ MODULES = sorted(ROOT.glob('panoptic_jax/**/*.py'))
 
 # The rooms, from below: a module imports from its own room and from those above it in this list.
 ROOMS = (
-    'files', 'foreign_names', 'diffusion', 'data', 'encoders', 'metrics', 'models', 'config',
-    'recipes', 'sharding', 'state', 'hosts', 'json_lines', 'clock', 'progress', 'environment',
-    'export', 'checkpoint', 'dashboards', 'weights', 'import_weights', 'initial_weights', 'sources',
-    'shard_records', 'prepare', 'train_step', 'train', 'sampler', 'sample', 'pipeline', 'scores',
-    'image_scores', 'evaluate', 'main',
+    'chips', 'files', 'foreign_names', 'diffusion', 'data', 'encoders', 'metrics', 'models',
+    'config', 'recipes', 'sharding', 'state', 'hosts', 'json_lines', 'clock', 'progress',
+    'environment', 'export', 'checkpoint', 'dashboards', 'weights', 'import_weights',
+    'initial_weights', 'sources', 'shard_records', 'prepare', 'train_step', 'train', 'sampler',
+    'sample', 'pipeline', 'scores', 'image_scores', 'evaluate', 'planning', 'plan', 'main',
 )  # fmt: skip
 # Rooms that know less than their place would allow, and all that they may import of ours.
 KNOW_ONLY = {
+    'chips': set(),
     'foreign_names': set(),
+    'planning': {'chips'},
     'diffusion': set(),
     'data': {'files', 'diffusion.bits'},
     'encoders': set(),

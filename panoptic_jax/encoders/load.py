@@ -70,6 +70,13 @@ class TextEncoder(NamedTuple):
     encode: Callable[[Sequence[str]], np.ndarray]
 
 
+def autoencoder_facts(name: str) -> tuple[tuple[int, int, int], float, bool]:
+    """(latent_shape, scale, has_variance) of an autoencoder, which need no weights."""
+    if name == 'sd':
+        return (32, 32, autoencoder.LATENT_CHANNELS), autoencoder.SCALE, True
+    return (32, 32, taesd.LATENT_CHANNELS if name == 'taesd' else 3), 1.0, False
+
+
 def load_autoencoder(name: str, weights: str = '') -> Autoencoder:
     """The autoencoder 'sd', 'taesd' or 'pixels'; the last has no weights.
 
@@ -81,14 +88,13 @@ def load_autoencoder(name: str, weights: str = '') -> Autoencoder:
         sha256 = hashlib.sha256(b'pixels: area means of 8x8').hexdigest()
         encode = lambda _, images: pixels.encode(images)  # noqa: E731
         decode = lambda _, latents: pixels.decode(latents)  # noqa: E731
-        return _autoencoder(name, (32, 32, 3), 1.0, False, sha256, {}, encode, {}, decode)
+        return _autoencoder(name, *autoencoder_facts(name), sha256, {}, encode, {}, decode)
     if name == 'taesd':
         what = "TAESD's weights (diffusion_pytorch_model.safetensors of madebyollin/taesd)"
         path = weights_files.locate(weights, 'data.autoencoder_weights', what)
         encoder, decoder, sha256 = taesd.load(path)
-        shape = (32, 32, taesd.LATENT_CHANNELS)
         return _autoencoder(
-            name, shape, 1.0, False, sha256, encoder, taesd.encode, decoder, taesd.decode
+            name, *autoencoder_facts(name), sha256, encoder, taesd.encode, decoder, taesd.decode
         )
     if name == 'sd':
         what = (
@@ -97,9 +103,8 @@ def load_autoencoder(name: str, weights: str = '') -> Autoencoder:
         )
         path = weights_files.locate(weights, 'data.autoencoder_weights', what)
         encoder, decoder, sha256 = autoencoder.load(path)
-        shape, scale = (32, 32, autoencoder.LATENT_CHANNELS), autoencoder.SCALE
         return _autoencoder(
-            name, shape, scale, True, sha256, encoder, autoencoder.encode, decoder,
+            name, *autoencoder_facts(name), sha256, encoder, autoencoder.encode, decoder,
             autoencoder.decode,
         )  # fmt: skip
     raise ValueError(f"data.autoencoder is {name!r}; it must be 'sd', 'taesd' or 'pixels'.")

@@ -11,6 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from panoptic_jax.models.attention import Attention, einsum_attention
+from panoptic_jax.models.layers import Dense
+
 # The published U-ViTs, all with latent patches of 2x2 and an MLP of four times the hidden size.
 SIZES = {
     'S': {'hidden_size': 512, 'depth': 12, 'num_heads': 8},
@@ -68,45 +71,27 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Softmax attention over (B, heads, tokens, head_dim); softmax and its sum in float32.
-
-    Heads lead, so that the products are plain batched ones: with tokens leading, the backward pass
-    took up to twice as long on CPU.
-    """
-    scores = jnp.einsum(
-        'bhqd,bhkd->bhqk', query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32
-    )
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    # Dividing the small result instead of the large weights saves a pass over the latter.
-    mixed = weights.astype(value.dtype) @ value
-    return (mixed / weights.sum(-1, keepdims=True)).astype(value.dtype)
-
-
 class Block(nn.Module):
     """Pre-norm transformer block; in the out half it first merges a skip connection."""
 
     num_heads: int
     dtype: Any = jnp.float32
+    attention: Attention = einsum_attention
 
     @nn.compact
     def __call__(self, tokens: jax.Array, skip: jax.Array | None = None) -> jax.Array:
-        batch, count, size = tokens.shape
+        size = tokens.shape[-1]
 
         def dense(features, name, **options):
-            return nn.Dense(
-                features, name=name, dtype=self.dtype, kernel_init=normal_init, **options
-            )
+            return Dense(features, name=name, dtype=self.dtype, kernel_init=normal_init, **options)
 
         def norm(name):
             return nn.LayerNorm(LAYER_NORM_EPSILON, name=name, dtype=self.dtype)
 
         if skip is not None:
-            tokens = dense(size, 'skip')(jnp.concatenate([tokens, skip], axis=-1))
+            tokens = dense(size, 'skip')(tokens, skip)
         qkv = dense(3 * size, 'qkv', use_bias=False)(norm('norm1')(tokens))
-        heads = qkv.reshape(batch, count, 3, self.num_heads, size // self.num_heads)
-        mixed = attention(*heads.transpose(2, 0, 3, 1, 4)).swapaxes(1, 2)
-        tokens = tokens + dense(size, 'proj')(mixed.reshape(batch, count, size))
+        tokens = tokens + dense(size, 'proj')(self.attention(qkv, self.num_heads))
         hidden = gelu(dense(4 * size, 'fc1')(norm('norm2')(tokens)))
         return tokens + dense(size, 'fc2')(hidden)
 
@@ -118,6 +103,7 @@ class ImageStream(nn.Module):
       latent_shape: (h, w, c).
       patch_size: Latent pixels per token, along each side.
       text_tokens: L.
+      attention: See `attention.for_mesh`.
     """
 
     latent_shape: tuple[int, int, int]
@@ -127,20 +113,23 @@ class ImageStream(nn.Module):
     depth: int
     num_heads: int
     dtype: Any = jnp.float32
+    attention: Attention = einsum_attention
 
     def setup(self) -> None:
         height, width, channels = self.latent_shape
         patch_values = self.patch_size**2 * channels
         count = 1 + self.text_tokens + height * width // self.patch_size**2
         conv_init = torch_conv_init(patch_values)
-        self.patch_embed = nn.Dense(
+        self.patch_embed = Dense(
             self.hidden_size, dtype=self.dtype, kernel_init=conv_init, bias_init=conv_init
         )
-        self.text_embed = nn.Dense(self.hidden_size, dtype=self.dtype, kernel_init=normal_init)
+        self.text_embed = Dense(self.hidden_size, dtype=self.dtype, kernel_init=normal_init)
         self.positions = self.param('positions', normal_init, (count, self.hidden_size))
-        self.blocks = [Block(self.num_heads, self.dtype) for _ in range(self.depth + 1)]
+        self.blocks = [
+            Block(self.num_heads, self.dtype, self.attention) for _ in range(self.depth + 1)
+        ]
         self.norm = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype)
-        self.head = nn.Dense(patch_values, dtype=self.dtype, kernel_init=normal_init)
+        self.head = Dense(patch_values, dtype=self.dtype, kernel_init=normal_init)
         self.final_conv = final_conv(channels, self.dtype)
 
     def embed(self, x_t: jax.Array, text: jax.Array, t: jax.Array) -> jax.Array:

@@ -1,0 +1,64 @@
+"""The dense layer of all networks: flax's, but for a bias gradient and a concatenation saved.
+
+Blocks and networks are made of it elsewhere.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Dense(nn.Module):
+    """y = concatenate(inputs) @ kernel + bias, with `nn.Dense`'s parameters.
+
+    Attributes:
+      features: Of the output.
+      use_bias: As in `nn.Dense`.
+      dtype: Of the computation; parameters are float32.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
+        """(..., m), (..., n) -> (..., features), as of their concatenation (..., m + n)."""
+        sizes = [array.shape[-1] for array in inputs]
+        kernel = self.param('kernel', self.kernel_init, (sum(sizes), self.features), jnp.float32)
+        # A product per input and their sum: the concatenation would be written and read again.
+        product, start = 0, 0
+        for array, size in zip(inputs, sizes, strict=True):
+            part = kernel[start : start + size].astype(self.dtype)
+            product, start = product + array.astype(self.dtype) @ part, start + size
+        if not self.use_bias:
+            return product
+        bias = self.param('bias', self.bias_init, (self.features,), jnp.float32)
+        return add_bias(product, bias)
+
+
+@jax.custom_vjp
+def add_bias(array: jax.Array, bias: jax.Array) -> jax.Array:
+    """(..., n) + (n,); its gradient is summed over the rows by a matrix product, in float32.
+
+    The plain sum takes a TPU's vector units as long as half of the layer's products take.
+    """
+    return array + bias.astype(array.dtype)
+
+
+def _forward(array, bias):
+    return add_bias(array, bias), None
+
+
+def _backward(_, gradient):
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    # Eight equal rows fill a register; the barrier keeps the compiler from seeing a plain sum.
+    ones = jax.lax.optimization_barrier(jnp.ones((8, rows.shape[0]), rows.dtype))
+    return gradient, jnp.matmul(ones, rows, preferred_element_type=jnp.float32)[0]
+
+
+add_bias.defvjp(_forward, _backward)
