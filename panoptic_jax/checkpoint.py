@@ -1,8 +1,11 @@
 """Checkpoints: `workdir/checkpoints/<step>/{state, data, meta}`, written whole or not at all.
 
+In a bucket `commit_success.txt` in a step's folder says that it is whole; Orbax sees to that.
+
 The only module that knows Orbax. What is saved and when is the train loop's affair.
 """
 
+import os
 import signal
 import threading
 from typing import Any
@@ -36,11 +39,14 @@ class Checkpoints:
           keep_every: Keep those at multiples of this many steps, too; 0: none.
           read_only: Only restore. Another process may be training into the folder.
         """
+        folder = epath.Path(workdir)
+        if '://' not in os.fspath(folder):  # epath would put the current folder before a bucket
+            folder = folder.absolute()
         kept = [preservation_policy.LatestN(keep_last)]
         if keep_every:
             kept.append(preservation_policy.EveryNSteps(keep_every))
         self._manager = ocp.CheckpointManager(
-            epath.Path(workdir).absolute() / 'checkpoints',
+            folder / 'checkpoints',
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
                 step_format_fixed_length=DIGITS,
@@ -107,6 +113,17 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
         self._manager.close()
+
+
+def has_any(workdir: str) -> bool:
+    """Whether there is a complete one.
+
+    An unfinished one has another name, or in a bucket, where nothing is renamed, lacks a marker.
+    """
+    folder = epath.Path(workdir) / 'checkpoints'
+    return folder.is_dir() and any(
+        path.name.isdecimal() and ocp.path.step.is_path_finalized(path) for path in folder.iterdir()
+    )
 
 
 class Preemption:

@@ -5,6 +5,7 @@ Measures only; `dashboards.py` writes the numbers down.
 
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
+from panoptic_jax import files
 from panoptic_jax.chips import known_chip
 
 
@@ -183,12 +185,17 @@ class ProfilerWindow:
             self.close()
         elif not self.active:
             jax.block_until_ready(running)
-            jax.profiler.start_trace(str(self._folder))
+            self._traced = str(self._folder)
+            if files.is_remote(self._folder):  # the profiler writes local files only
+                self._traced = tempfile.mkdtemp(prefix='panoptic_jax_trace_')
+            jax.profiler.start_trace(self._traced)
             self.active = True
 
     def close(self) -> None:
         """Writes the trace if one is open; nothing is traced afterwards."""
         if self.active:
             jax.profiler.stop_trace()
+            if files.is_remote(self._folder):
+                files.move_up(self._traced, self._folder)
         self.active = False
         self._closed = True

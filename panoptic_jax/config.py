@@ -16,6 +16,7 @@ def default() -> ml_collections.ConfigDict:
 
     config.data = data = ml_collections.ConfigDict()
     data.dir = 'data/coco'  # encoded shards: written by --mode=prepare, read by everything else
+    data.cache = ''  # folder for copies of the splits used of a bucket's shards; '': temporary
     data.source = 'coco'  # a COCO-panoptic folder | 'folder': captioned images | 'scenes': embedded
     data.root = ''  # folder with one folder of images per split, 'coco': and with annotations/
     data.train_split = 'train2017'  # split that becomes our 'train'

@@ -16,9 +16,9 @@ import numpy as np
 import tensorboardX
 from clu import parameter_overview as clu_overview
 from etils import epath
-from tensorboardX import summary
+from tensorboardX import record_writer, summary
 
-from panoptic_jax import json_lines
+from panoptic_jax import event_files, files, json_lines
 from panoptic_jax.data import categories
 
 # clu.metric_writers imports its TensorFlow writer at load. A stand-in takes that module's place.
@@ -37,6 +37,8 @@ class TensorBoardWriter(metric_writers.MetricWriter):
 
     def __init__(self, folder: epath.PathLike, start_step: int = 0):
         """Opens a new event file in `folder`; `start_step`: steps that are done."""
+        if files.is_remote(folder):
+            record_writer.register_writer_factory('gs', event_files.BucketFolders())
         self._writer = tensorboardX.SummaryWriter(
             os.fspath(folder),
             purge_step=start_step + 1,
@@ -175,8 +177,7 @@ def create_writers(workdir: epath.PathLike, start_step: int, total_steps: int) -
     off (JSON lines) or hidden (TensorBoard), a half-written last line too.
 
     Args:
-      workdir: the run's folder, also `gs://` (TensorBoard files need google-cloud-storage there);
-        made if missing.
+      workdir: the run's folder, also `gs://`; made if missing.
       start_step: steps that are done; 0 for a new run.
       total_steps: steps at the end of the run, for the console.
     """

@@ -33,7 +33,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
     settings = config.evaluate
     networks = image_scores.load_networks(settings.inception, settings.clip)
     manifest = manifests.open_manifest(config.data.dir)
-    split = loader.Split(config.data.dir, config.sample.split)
+    split = loader.Split(config.data.dir, config.sample.split, config.data.cache)
     source_ids = {c['source_id']: c['id'] for c in manifest['categories']}
     reference = None
     if networks.hashes and not settings.reference:

@@ -111,7 +111,8 @@ class Features:
             if start in missing:
                 self._compute(start)
                 progress.add(self._size(start))
-            with self._path(start).open('rb') as file, np.load(file, allow_pickle=False) as found:
+            content = io.BytesIO(self._path(start).read_bytes())
+            with np.load(content, allow_pickle=False) as found:
                 block = found[name]
             yield block[: limit - start] if limit else block
 

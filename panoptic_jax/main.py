@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
         raise app.UsageError(f'There is no argument {argv[1]!r}; settings are --config.NAME=VALUE.')
     # After the flags are parsed: --help and a misspelt field need no JAX.
     from panoptic_jax import config as settings
-    from panoptic_jax import hosts
+    from panoptic_jax import files, hosts
 
     logging.set_verbosity(logging.INFO)
     # Orbax logs dozens of lines a checkpoint at INFO.
@@ -41,6 +41,8 @@ def main(argv: list[str]) -> int:
     try:
         settings.check(_CONFIG.value)
         hosts.start()
+        named = _WORKDIR.value or '', _CONFIG.value.data.dir, _CONFIG.value.evaluate.folder
+        files.connect(*named)
         return _run(_MODE.value, _CONFIG.value, _WORKDIR.value)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         logging.debug('Where it happened:', exc_info=True)

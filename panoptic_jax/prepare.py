@@ -4,6 +4,7 @@ The shard is the unit of work: a restart repeats unfinished ones only and gives 
 several hosts deal them out. Which sources there are is `sources.py`'s.
 """
 
+import io
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from panoptic_jax import hosts
+from panoptic_jax import files, hosts
 from panoptic_jax.data import geometry, manifest, shards
 from panoptic_jax.data.example import Example
 from panoptic_jax.encoders.load import (
@@ -76,7 +77,10 @@ def prepare(config: ml_collections.ConfigDict) -> None:
 
     # The captions' shard is written first, so an image shard stands for both.
     def missing(some):
-        return [(split, i) for split, i in some if not _path(data.dir, plan, split, i).exists()]
+        there = files.listed(epath.Path(data.dir) / 'images')
+        return [
+            (split, i) for split, i in some if _path(data.dir, plan, split, i).name not in there
+        ]
 
     own = work[process::processes]
     remaining = missing(own)
@@ -118,7 +122,7 @@ def _check_disk(data_dir: str, plan: Mapping[str, Any], count: int) -> None:
     image_size = 2 * moments * int(np.prod(plan['autoencoder']['latent_shape']))
     image_size += 2 * plan['map_size'] ** 2 if plan['map_size'] else 0
     needed = count * jax.process_count() * (image_size + captions_per_image * text_size)
-    if '://' not in str(data_dir) and needed > (free := shutil.disk_usage(data_dir).free):
+    if not files.is_remote(data_dir) and needed > (free := shutil.disk_usage(data_dir).free):
         raise ValueError(
             f'data.dir {str(data_dir)!r} has {free / 1e9:.1f} GB free, and about '
             f'{needed / 1e9:.1f} GB are needed; choose another data.dir.'
@@ -194,6 +198,7 @@ def _finish(
         }
         description = f'{dataset.capitalize()} prepared by panoptic_jax; see ../manifest.json.'
         shards.write_metadata(data_dir, dataset, features, lengths, description)
-    with (directory / 'empty_text.npy').open('wb') as file:
-        np.save(file, text_encoder.encode([''])[0])
+    empty_text = io.BytesIO()
+    np.save(empty_text, text_encoder.encode([''])[0])
+    files.write_whole(directory / 'empty_text.npy', empty_text.getvalue())
     manifest.finish(data_dir, plan)

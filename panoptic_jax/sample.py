@@ -51,7 +51,9 @@ def make_preview(config: ml_collections.ConfigDict) -> train.Preview:
     autoencoder = load_autoencoder(config.data.autoencoder, config.data.autoencoder_weights)
     _check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
     split = loader.Split(
-        config.data.dir, 'validation' if 'validation' in manifest['splits'] else 'train'
+        config.data.dir,
+        'validation' if 'validation' in manifest['splits'] else 'train',
+        config.data.cache,
     )
     records = [split[i % len(split)] for i in range(config.preview_count)]
     side = map_side(description)
@@ -111,7 +113,7 @@ def requests(
             )
         prompts = _read_prompts(settings.prompts)
         return [{'caption': prompts[i % len(prompts)]} for i in range(settings.count)]
-    split = loader.Split(config.data.dir, settings.split)
+    split = loader.Split(config.data.dir, settings.split, config.data.cache)
 
     @functools.cache  # reading a record with its text features costs far more than keeping these
     def picture(index):
@@ -156,7 +158,9 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
             f'The data in {config.data.dir} have no maps, which this model is given; take other '
             "data, or a model that needs none: 'uvit'."
         )
-    split = loader.Split(config.data.dir, settings.split) if given_map else None
+    split = None
+    if given_map:
+        split = loader.Split(config.data.dir, settings.split, config.data.cache)
 
     # --- The folder, new or begun with the same settings.
     folder, log = epath.Path(workdir) / 'samples', epath.Path(workdir) / 'metrics.jsonl'

@@ -57,10 +57,11 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
         jax.process_index(),
         jax.process_count(),
         config.data.workers,
+        config.data.cache,
     )
     validation = None
     if config.validate_every and 'validation' in manifest['splits']:
-        validation = loader.Split(config.data.dir, 'validation')
+        validation = loader.Split(config.data.dir, 'validation', config.data.cache)
 
     # --- Model and step: shapes first, arrays last.
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)

@@ -161,7 +161,7 @@ def from_checkpoint(workdir: str, ema: bool) -> tuple[dict, dict[str, Any], int]
     Raises:
       FileNotFoundError: No checkpoint.
     """
-    if not _has_checkpoint(workdir):
+    if not checkpoint.has_any(workdir):
         raise FileNotFoundError(_NO_CHECKPOINT.format(workdir))
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
     step = checkpoints.latest()
@@ -201,7 +201,7 @@ def load_for_sampling(
     """
     path = config.sample.weights
     imported = epath.Path(workdir) / 'weights.safetensors'
-    if not path and imported.exists() and not _has_checkpoint(workdir):
+    if not path and imported.exists() and not checkpoint.has_any(workdir):
         path = str(imported)
     if path:
         params, empty_text, description = load(path)
@@ -221,12 +221,6 @@ def export(config: ml_collections.ConfigDict, workdir: str) -> None:
     details = {'step': step, 'ema': config.sample.ema, 'fingerprint': manifest['fingerprint']}
     save(str(path), params, loader.empty_text(config.data.dir), description | details)
     logging.info('Wrote the weights of step %d to %s.', step, path)
-
-
-def _has_checkpoint(workdir: str) -> bool:
-    """Whether there is a complete one: an unfinished one's name is longer than its step."""
-    folder = epath.Path(workdir) / 'checkpoints'
-    return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
 
 
 def _read(path: str) -> bytes:

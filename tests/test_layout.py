@@ -15,8 +15,8 @@ MODULES = sorted(ROOT.glob('panoptic_jax/**/*.py'))
 
 # The rooms, from below: a module imports from its own room and from those above it in this list.
 ROOMS = (
-    'chips', 'files', 'foreign_names', 'diffusion', 'data', 'encoders', 'metrics', 'models',
-    'config', 'recipes', 'sharding', 'state', 'hosts', 'json_lines', 'clock', 'progress',
+    'chips', 'files', 'progress', 'event_files', 'foreign_names', 'diffusion', 'data', 'encoders',
+    'metrics', 'models', 'config', 'recipes', 'sharding', 'state', 'hosts', 'json_lines', 'clock',
     'environment', 'export', 'checkpoint', 'dashboards', 'weights', 'import_weights',
     'initial_weights', 'sources', 'shard_records', 'prepare', 'train_step', 'train', 'sampler',
     'sample', 'pipeline', 'scores', 'image_scores', 'evaluate', 'planning', 'plan', 'main',
@@ -27,9 +27,9 @@ KNOW_ONLY = {
     'foreign_names': set(),
     'planning': {'chips'},
     'diffusion': set(),
-    'data': {'files', 'diffusion.bits'},
+    'data': {'files', 'progress', 'diffusion.bits'},
     'encoders': set(),
-    'metrics': set(),
+    'metrics': {'files'},
     'models': {'diffusion.bits'},
     'sharding': set(),
     'state': set(),

@@ -6,6 +6,7 @@ integer whatever the number of hosts and loader processes. Putting batches on de
 """
 
 import functools
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +20,8 @@ from panoptic_jax.data.manifest import copies, open_manifest
 
 def empty_text(data_dir: str) -> np.ndarray:
     """(L, D) float16: features of the empty caption, for text dropout and guidance."""
-    with (epath.Path(data_dir) / 'empty_text.npy').open('rb') as file:
-        return np.load(file)
+    content = (epath.Path(data_dir) / 'empty_text.npy').read_bytes()
+    return np.load(io.BytesIO(content))
 
 
 class Split:
@@ -30,15 +31,16 @@ class Split:
     and 'instance' (128, 128) uint8, of data with maps; 'image_id'; 'captions', n sentences; 'texts'
     (n, L, D) float16.
 
-    The mirrored copies of `data.flips` are left out: they are for training alone.
+    The mirrored copies of `data.flips` are left out: they are for training alone. `cache` is as in
+    `shard_copies.local_copies`.
 
     Raises:
       FileNotFoundError: the data are not prepared, or a shard is missing.
       ValueError: there is no such split, or a shard is damaged.
     """
 
-    def __init__(self, data_dir: str, split: str) -> None:
-        self._images, self._captions = _open(data_dir, split)
+    def __init__(self, data_dir: str, split: str, cache: str = '') -> None:
+        self._images, self._captions = _open(data_dir, split, cache)
         self._copies = copies(open_manifest(data_dir), split)
 
     def __len__(self) -> int:
@@ -133,6 +135,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 0,
+    cache: str = '',
 ) -> TrainBatches:
     """An endless stream of batches, shuffled anew each epoch, without repeats inside one.
 
@@ -146,6 +149,7 @@ def train_batches(
       process_index: Which share this process takes, 0 .. process_count - 1.
       process_count: How many processes share a batch.
       workers: Loader processes; 0 uses threads of this one.
+      cache: Folder for copies of shards in a bucket, see `shard_copies.local_copies`.
 
     Yields:
       dict of b = batch_size / process_count rows: 'latents' (b, h, w, c) float16, unscaled (or
@@ -156,7 +160,7 @@ def train_batches(
       FileNotFoundError: the data are not prepared, or a shard is missing.
       ValueError: there is no such split, a shard is damaged, or the batch cannot be shared.
     """
-    images, captions = _open(data_dir, split)
+    images, captions = _open(data_dir, split, cache)
     dataset = (
         grain.MapDataset.source(images)
         .seed(seed)
@@ -175,7 +179,7 @@ def _with_caption(
     return {**arrays, 'text': captions[int(drawn)]['text']}
 
 
-def _open(data_dir: str, split: str) -> tuple[shards.Records, shards.Records]:
+def _open(data_dir: str, split: str, cache: str) -> tuple[shards.Records, shards.Records]:
     manifest = open_manifest(data_dir)
     if split not in manifest['splits']:
         raise ValueError(
@@ -190,6 +194,6 @@ def _open(data_dir: str, split: str) -> tuple[shards.Records, shards.Records]:
     )
     captions = shards.caption_features(text['tokens'], text['features'])
     return (
-        shards.Records(data_dir, 'images', split, lengths['image_shards'], images),
-        shards.Records(data_dir, 'captions', split, lengths['caption_shards'], captions),
+        shards.Records(data_dir, 'images', split, lengths['image_shards'], images, cache),
+        shards.Records(data_dir, 'captions', split, lengths['caption_shards'], captions, cache),
     )

@@ -3,10 +3,14 @@
 `{data_dir}/images` and `{data_dir}/captions` each open with `tfds.builder_from_directory`. Captions
 lie apart and uncompressed, because training reads one of an image's five: ten times faster than one
 fat record. What the records mean is `prepare.py`'s, how they become batches `loader.py`'s business.
-ArrayRecord files are local ones; mount a bucket to read it.
+ArrayRecord files are local ones: in a bucket, shards are written by way of the disk and read from
+copies, which are `shard_copies.py`'s.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,9 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_data_source, array_record_module
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
+
+from panoptic_jax import files
+from panoptic_jax.data.shard_copies import local_copies, missing_shard
 
 _FILE_TYPE = 'array_record'
 
@@ -70,18 +77,31 @@ def write_shard(
     features: tfds.features.FeaturesDict,
     examples: Iterable[Mapping[str, Any]],
 ) -> None:
-    """Writes one shard under a temporary name and renames it: a final name means a whole file.
+    """Writes one shard elsewhere and gives it its final name then, which means a whole file.
 
     Equal examples give equal bytes.
     """
+    with _appearing(path) as unfinished:
+        writer = array_record_module.ArrayRecordWriter(unfinished, 'group_size:1,uncompressed')
+        for example in examples:
+            # TFDS leaves the order of a record's keys to chance, which differs between processes.
+            record = tf_example_pb2.Example.FromString(features.serialize_example(example))
+            writer.write(record.SerializeToString(deterministic=True))
+        writer.close()
+
+
+@contextlib.contextmanager
+def _appearing(path: epath.Path) -> Iterator[str]:
+    """A local file to write, which becomes `path` unless there is an exception."""
+    if files.is_remote(path):
+        with tempfile.TemporaryDirectory(prefix='panoptic_jax_shard_') as folder:
+            unfinished = os.path.join(folder, path.name)
+            yield unfinished
+            files.upload(unfinished, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + '.tmp')
-    writer = array_record_module.ArrayRecordWriter(str(unfinished), 'group_size:1,uncompressed')
-    for example in examples:
-        # TFDS leaves the order of a record's keys to chance, which differs between processes.
-        record = tf_example_pb2.Example.FromString(features.serialize_example(example))
-        writer.write(record.SerializeToString(deterministic=True))
-    writer.close()
+    yield os.fspath(unfinished)
     unfinished.replace(path)
 
 
@@ -102,6 +122,7 @@ def write_metadata(
       description: A sentence for `dataset_info.json`.
     """
     directory = epath.Path(data_dir) / dataset
+    sizes = {name: size for name, (size, _) in files.listed(directory).items()}
     split_infos = []
     for split, lengths in shard_lengths.items():
         paths = [shard_path(data_dir, dataset, split, i, len(lengths)) for i in range(len(lengths))]
@@ -112,7 +133,7 @@ def write_metadata(
             tfds.core.SplitInfo(
                 name=split,
                 shard_lengths=list(lengths),
-                num_bytes=sum(path.stat().length for path in paths),
+                num_bytes=sum(sizes[path.name] for path in paths),
                 filename_template=template,
             )
         )
@@ -129,6 +150,8 @@ def write_metadata(
 class Records:
     """Random access to one split of one data set; survives pickling into loader processes.
 
+    `cache`: folder for the local copies of shards in a bucket, see `shard_copies.local_copies`.
+
     Raises:
       FileNotFoundError: a shard is missing.
       ValueError: a shard is damaged; also on access.
@@ -141,18 +164,20 @@ class Records:
         split: str,
         shard_lengths: Sequence[int],
         features: tfds.features.FeaturesDict,
+        cache: str = '',
     ) -> None:
         count = len(shard_lengths)
-        paths = [shard_path(data_dir, dataset, split, i, count) for i in range(count)]
-        for path, length in zip(paths, shard_lengths, strict=True):
-            _check_shard(path, length)
+        originals = [shard_path(data_dir, dataset, split, i, count) for i in range(count)]
+        paths = local_copies(originals, cache)
+        for path, original, length in zip(paths, originals, shard_lengths, strict=True):
+            _check_shard(path, original, length)
         # The suffix spares the source from opening every file once more to count its records.
         instructions = [
             f'{path}[0:{length}]' for path, length in zip(paths, shard_lengths, strict=True)
         ]
         self._source = array_record_data_source.ArrayRecordDataSource(instructions)
         self._features = features
-        self._paths = paths
+        self._paths = [*zip(paths, originals, strict=True)]
         self._ends = np.cumsum(shard_lengths)
 
     def __len__(self) -> int:
@@ -165,9 +190,9 @@ class Records:
         try:
             return _parse(self._features, self._source[index])
         except Exception as error:
-            path = self._paths[int(np.searchsorted(self._ends, index, side='right'))]
+            paths = self._paths[int(np.searchsorted(self._ends, index, side='right'))]
             raise ValueError(
-                _damaged(path, f'record {index} of the split cannot be read')
+                _damaged(*paths, f'record {index} of the split cannot be read')
             ) from error
 
 
@@ -186,23 +211,26 @@ def _parse(features: tfds.features.FeaturesDict, record: bytes) -> dict[str, Any
     return example
 
 
-def _check_shard(path: epath.Path, length: int) -> None:
+def _check_shard(path: epath.Path, original: epath.Path, length: int) -> None:
     if not path.exists():
-        raise FileNotFoundError(
-            f'Shard {path} is missing; restore it, or delete the folder and run --mode=prepare '
-            'again.'
-        )
+        raise FileNotFoundError(missing_shard(path))
     try:
         reader = array_record_module.ArrayRecordReader(str(path))
         found = reader.num_records()
         reader.close()
     except Exception as error:
-        raise ValueError(_damaged(path, 'it cannot be opened')) from error
+        raise ValueError(_damaged(path, original, 'it cannot be opened')) from error
     if found != length:
-        raise ValueError(_damaged(path, f'it holds {found} records where {length} were written'))
+        finding = f'it holds {found} records where {length} were written'
+        raise ValueError(_damaged(path, original, finding))
 
 
-def _damaged(path: epath.Path, finding: str) -> str:
+def _damaged(path: epath.Path, original: epath.Path, finding: str) -> str:
+    if path != original:
+        return (
+            f'Shard {path}, a copy of {original}, is damaged: {finding}; delete the copy, and '
+            'restore the original where that does not help.'
+        )
     return (
         f'Shard {path} is damaged: {finding}; restore the file, or delete the folder and run '
         '--mode=prepare again.'

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from panoptic_jax import files
 from panoptic_jax.data import panoptic_png
 from panoptic_jax.data.pictures import SUFFIXES, read_picture
 
@@ -47,7 +48,8 @@ class Pairs:
         images = self._folder / 'images'
         if not images.is_dir():
             raise FileNotFoundError(f'{folder} has no folder images/; put the pictures there.')
-        present = {path.name for path in images.iterdir() if path.suffix.lower() in SUFFIXES}
+        self._sizes = {name: size for name, (size, _) in files.listed(images).items()}
+        present = {name for name in self._sizes if epath.Path(name).suffix.lower() in SUFFIXES}
         if not present:
             raise FileNotFoundError(f'{images} holds no pictures ({", ".join(SUFFIXES)}).')
         captions = self._folder / 'captions.json'
@@ -110,7 +112,7 @@ class Pairs:
     def fingerprint(self) -> list:
         """Names and sizes of all pictures: another list means other pictures. JSON-able."""
         names = sorted(entry['file_name'] for entry in self.entries)
-        return [[name, (self._folder / 'images' / name).stat().length] for name in names]
+        return [[name, self._sizes[name]] for name in names]
 
 
 def _read_json(path: epath.Path) -> Any:

@@ -4,6 +4,7 @@ Which features, and of which pictures, is the caller's affair: FID takes Incepti
 statistics are .npz with U-ViT's names, 'mu' and 'sigma'; ours say besides what they were made of.
 """
 
+import io
 import json
 import zipfile
 import zlib
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
+
+from panoptic_jax import files
 
 MINIMUM = 2  # images; with fewer there is no covariance
 FULL_RANK = 2049  # images; with fewer the covariance of 2048 features is singular and FID biased
@@ -91,18 +94,16 @@ def _without_noise(eigenvalues: np.ndarray) -> np.ndarray:
 
 def write(path: epath.PathLike, values: Statistics, provenance: Mapping[str, Any]) -> None:
     """Writes statistics with what they were made of, JSON-able; the file appears when complete."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + '.tmp')
-    with unfinished.open('wb') as file:
-        np.savez(
-            file,
-            mu=values.mean,
-            sigma=values.covariance,
-            count=values.count,
-            provenance=json.dumps(provenance),
-        )
-    unfinished.replace(path)
+    content = io.BytesIO()
+    np.savez(
+        content,
+        mu=values.mean,
+        sigma=values.covariance,
+        count=values.count,
+        provenance=json.dumps(provenance),
+    )
+    epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    files.write_whole(path, content.getvalue())
 
 
 def read(path: epath.PathLike) -> tuple[Statistics, dict[str, Any]]:
