@@ -118,6 +118,12 @@ def default() -> ml_collections.ConfigDict:
     return config
 
 
+def paths(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The settings that may be paths in a bucket; '' where one is not set."""
+    data = config.data
+    return data.dir, data.root, config.init_weights, config.sample.weights, config.evaluate.folder
+
+
 _CHOICES = {
     'data.source': ('coco', 'folder', 'scenes'),
     'data.captions': ('file', 'categories'),

@@ -23,12 +23,13 @@ def connect(*paths: epath.PathLike) -> None:
     """Makes sure that buckets can be worked with; call it before anything else touches the paths.
 
     Args:
-      *paths: Of which local ones and empty ones need nothing.
+      *paths: Of which local ones, empty ones and the Hub's (hf://) need nothing.
 
     Raises:
       ValueError: another scheme than gs://, gcsfs is missing, or a bucket cannot be reached.
     """
-    remote = [os.fspath(path) for path in paths if is_remote(path)]
+    remote = [path for path in map(os.fspath, paths) if is_remote(path)]
+    remote = [path for path in remote if not path.startswith('hf://')]
     for path in remote:
         if not path.startswith('gs://'):
             raise ValueError(f'{path} is neither a local path nor one of a bucket, gs://NAME/PATH.')

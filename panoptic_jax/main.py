@@ -41,8 +41,7 @@ def main(argv: list[str]) -> int:
     try:
         settings.check(_CONFIG.value)
         hosts.start()
-        named = _WORKDIR.value or '', _CONFIG.value.data.dir, _CONFIG.value.evaluate.folder
-        files.connect(*named)
+        files.connect(_WORKDIR.value or '', *settings.paths(_CONFIG.value))
         return _run(_MODE.value, _CONFIG.value, _WORKDIR.value)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         logging.debug('Where it happened:', exc_info=True)

@@ -50,11 +50,8 @@ def make_preview(config: ml_collections.ConfigDict) -> train.Preview:
     description = weights.describe(config, manifest)
     autoencoder = load_autoencoder(config.data.autoencoder, config.data.autoencoder_weights)
     _check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
-    split = loader.Split(
-        config.data.dir,
-        'validation' if 'validation' in manifest['splits'] else 'train',
-        config.data.cache,
-    )
+    name = 'validation' if 'validation' in manifest['splits'] else 'train'
+    split = loader.Split(config.data.dir, name, config.data.cache)
     records = [split[i % len(split)] for i in range(config.preview_count)]
     side = map_side(description)
     has_map = config.model.name != 'uvit'
@@ -158,9 +155,8 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
             f'The data in {config.data.dir} have no maps, which this model is given; take other '
             "data, or a model that needs none: 'uvit'."
         )
-    split = None
-    if given_map:
-        split = loader.Split(config.data.dir, settings.split, config.data.cache)
+    where = config.data.dir, settings.split, config.data.cache
+    split = loader.Split(*where) if given_map else None
 
     # --- The folder, new or begun with the same settings.
     folder, log = epath.Path(workdir) / 'samples', epath.Path(workdir) / 'metrics.jsonl'

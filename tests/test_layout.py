@@ -146,7 +146,7 @@ def test_nothing_needs_torch_or_tensorflow():
 
 def requirements(name):
     """{distribution: version bounds} of a requirements file, without what it includes."""
-    lines = [line.split('#')[0].strip() for line in (ROOT / name).read_text().splitlines()]
+    lines = [re.split('[#;]', line)[0].strip() for line in (ROOT / name).read_text().splitlines()]
     matches = [
         re.fullmatch(r'([\w-]+)(?:\[\w+\])?(.*)', line) for line in lines if line[:1].isalnum()
     ]

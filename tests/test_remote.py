@@ -1,0 +1,437 @@
+"""Workdir, data and samples in a bucket, by HTTP to a server on loopback: equal to local ones.
+
+Three processes are killed (-9) while they send: in preparing, in training and in sampling.
+"""
+
+import io
+import multiprocessing
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import urllib.request
+
+import fsspec
+import jax
+import numpy as np
+import pytest
+import storage_server
+from conftest import ROOT, on_one_device, tiny_config
+from etils import epath
+from PIL import Image
+from tensorboardX.proto import event_pb2
+
+from panoptic_jax import (
+    checkpoint,
+    clock,
+    dashboards,
+    evaluate,
+    event_files,
+    files,
+    image_scores,
+    json_lines,
+    prepare,
+    sample,
+    train,
+    weights,
+)
+from panoptic_jax.data import folder as captioned
+from panoptic_jax.data import loader, shard_copies, shards
+
+BUCKET = 'gs://bucket'
+RUN = f'{BUCKET}/deep/run'
+DATA = f'{BUCKET}/deep/data'
+# What differs between equal runs.
+TIMES = ('images_per_second', 'mfu', 'seconds', 'eta_seconds', 'memory/host_bytes_in_use')
+
+
+@pytest.fixture(scope='module')
+def server():
+    """The port of a server with an empty bucket, which this process works with."""
+    with storage_server.serve('bucket') as port, pytest.MonkeyPatch.context() as patch:
+        for name, value in storage_server.point_to(port).items():
+            patch.setenv(name, value)
+        files.connect(BUCKET)
+        yield port
+
+
+@pytest.fixture(scope='module')
+def kill(server):
+    """kill(job, config, name): runs a job elsewhere until it is about to send an object."""
+    # Forks of a process that has imported everything and not begun: three starts for one.
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['test_remote'])
+
+    def run_until(job, config, name):
+        line = storage_server.DeadlyLine(server, f'"deep/{name}"'.encode())
+        go = context.Event()
+        process = context.Process(target=job_elsewhere, args=(job, config, line.port, go))
+        process.start()
+        line.victim = process.pid
+        go.set()
+        process.join(120)
+        line.close()
+        assert process.exitcode == -signal.SIGKILL
+
+    return run_until
+
+
+def job_elsewhere(job, config, port, go):
+    """What the killed processes do."""
+    os.environ.update(storage_server.point_to(port))
+    go.wait()
+    files.connect(BUCKET)
+    with on_one_device():
+        job(config, RUN)
+
+
+def prepare_data(config, workdir):
+    prepare.prepare(config)
+
+
+@pytest.fixture(scope='module')
+def remote_config(tmp_path_factory):
+    """`tiny_config` with its data in the bucket and their copies in a folder of this module."""
+    config = tiny_config(DATA)
+    config.data.cache = str(tmp_path_factory.mktemp('cache'))
+    return config
+
+
+@pytest.fixture(scope='module')
+def prepared(server, kill, remote_config):
+    """What was there after a kill, as {name: (bytes, time)}; the preparation is finished since."""
+    kill(prepare_data, remote_config, 'data/images/images-train.array_record-00001-of-00002')
+    before = files.listed(f'{DATA}/images') | files.listed(f'{DATA}/captions')
+    prepare.prepare(remote_config)
+    return before
+
+
+@pytest.fixture(scope='module')
+def local_run(tmp_path_factory, scenes):
+    """(workdir, config) of an unbroken local run, its samples, evaluation and exported weights."""
+    workdir, config = tmp_path_factory.mktemp('local'), tiny_config(scenes)
+    settings(config)
+    with on_one_device():
+        assert train.train(config, str(workdir))
+        evaluate.evaluate(config, str(workdir))
+        weights.export(config, str(workdir))
+    return workdir, config
+
+
+def settings(config):
+    config.checkpoint_every = 2
+    config.validate_every = 4
+
+
+@pytest.fixture(scope='module')
+def remote_run(prepared, kill, remote_config):
+    """A run in the bucket, killed while it saved step 6, and stopped after step 7 by a SIGTERM."""
+    settings(remote_config)
+    kill(train.train, remote_config, 'run/checkpoints/00000006/commit_success.txt')
+    unfinished = contents(f'{RUN}/checkpoints/00000006')
+    assert 'state/manifest.ocdbt' in unfinished
+    assert 'commit_success.txt' not in unfinished
+    with on_one_device(), pytest.MonkeyPatch.context() as patch:
+        console = dashboards.Writers.write
+
+        def stop_at_6(self, step, scalars):
+            console(self, step, scalars)
+            if step == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        patch.setattr(dashboards.Writers, 'write', stop_at_6)
+        assert not train.train(remote_config, RUN)
+        patch.undo()
+        assert train.train(remote_config, RUN)
+    return RUN
+
+
+def contents(folder):
+    """{path below the folder: bytes} of all objects."""
+    storage, name = fsspec.core.url_to_fs(folder, finalize_on_close=True)
+    return {path.removeprefix(f'{name}/'): storage.cat_file(path) for path in storage.find(name)}
+
+
+def lines(workdir, name):
+    found = json_lines.read(epath.Path(workdir) / name)
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in found]
+
+
+# --- Data.
+
+
+def test_preparation_goes_on_after_a_kill_and_equals_a_local_one(prepared, scenes):
+    done = 'images-train.array_record-00000-of-00002'
+    assert done in prepared
+    assert 'captions-train.array_record-00001-of-00002' in prepared
+    assert 'images-train.array_record-00001-of-00002' not in prepared  # in the midst of which
+    assert files.listed(f'{DATA}/images')[done] == prepared[done]  # not made again
+    found = contents(DATA)
+    expected = {
+        str(path.relative_to(scenes)): path.read_bytes()
+        for path in scenes.rglob('*')
+        if path.is_file()
+    }
+    assert found.keys() == expected.keys()
+    for name, content in expected.items():
+        assert found[name] == content, name
+
+
+def test_copies_are_taken_once_and_again_of_a_changed_original(prepared, remote_config, tmp_path):
+    cache = str(tmp_path)
+    folder = tmp_path / 'gs/bucket/deep/data/images'
+    split = loader.Split(DATA, 'validation', cache)
+    (copy,) = folder.iterdir()  # of the split's shards alone, and no remains of copying
+    assert copy.read_bytes() == epath.Path(f'{DATA}/images/{copy.name}').read_bytes()
+    inode = copy.stat().st_ino
+    loader.Split(DATA, 'validation', cache)
+    assert copy.stat().st_ino == inode
+    copy.write_bytes(copy.read_bytes()[:-1000])  # its time is another, too
+    np.testing.assert_equal(loader.Split(DATA, 'validation', cache)[3], split[3])
+    assert copy.stat().st_ino != inode
+
+    # One that is damaged but looks the same is named with its original.
+    status = copy.stat()
+    copy.write_bytes(bytes(status.st_size))
+    os.utime(copy, (status.st_atime, status.st_mtime))
+    with pytest.raises(ValueError, match=f'Shard {copy}, a copy of {DATA}/.* is damaged: .*delete'):
+        loader.Split(DATA, 'validation', cache)
+
+
+def test_missing_original_and_full_disk_are_named(prepared, tmp_path, monkeypatch):
+    path = epath.Path(DATA) / 'images' / 'images-validation.array_record-00000-of-00002'
+    with pytest.raises(FileNotFoundError, match=f'Shard {path} is missing'):
+        shard_copies.local_copies([path], str(tmp_path))
+    usage = shard_copies.shutil.disk_usage
+    monkeypatch.setattr(
+        shard_copies.shutil, 'disk_usage', lambda folder: usage(folder)._replace(free=10)
+    )
+    with pytest.raises(ValueError, match=r'0\.0 GB free, and .*--config\.data\.cache'):
+        loader.Split(DATA, 'validation', str(tmp_path))
+
+
+# --- Training.
+
+
+def test_training_goes_on_after_a_kill_and_equals_an_unbroken_local_run(remote_run, local_run):
+    for name, steps in (('metrics.jsonl', [2, 4, 6, 8]), ('validation.jsonl', [4, 8])):
+        found = lines(remote_run, name)
+        assert [line['step'] for line in found] == steps
+        assert found == lines(local_run[0], name)
+    ours, theirs = (weights.from_checkpoint(str(run), ema=False) for run in (RUN, local_run[0]))
+    jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
+    assert ours[2] == 8
+    steps = {path.split('/')[0] for path in contents(f'{RUN}/checkpoints')}
+    assert steps == {'00000007', '00000008'}  # of those that were not kept nothing is left
+
+
+def test_unfinished_checkpoint_is_none(remote_run):
+    workdir = f'{BUCKET}/unfinished'
+    names = contents(f'{RUN}/checkpoints/00000008')
+    for name, content in names.items():
+        if name != 'commit_success.txt':
+            files.write_whole(f'{workdir}/checkpoints/00000008/{name}', content)
+    assert checkpoint.has_any(RUN)
+    assert not checkpoint.has_any(workdir)
+    with pytest.raises(FileNotFoundError, match='unfinished holds no checkpoint'):
+        weights.from_checkpoint(workdir, ema=True)
+    files.write_whole(f'{workdir}/checkpoints/00000008/commit_success.txt', b'now')
+    assert weights.from_checkpoint(workdir, ema=True)[2] == 8
+
+
+def test_log_is_in_the_bucket_before_long(server, monkeypatch):
+    path = f'{BUCKET}/log.jsonl'
+    log = json_lines.JsonLines(path, 0)
+    log.write(1, {'loss': 0.5})
+    assert json_lines.read(path) == []
+    monkeypatch.setattr(json_lines, '_SECONDS_BETWEEN_UPLOADS', 0)
+    log.write(2, {'loss': 0.25})
+    assert [line['step'] for line in json_lines.read(path)] == [1, 2]
+    log.write(3, {'loss': 0.125})
+    assert json_lines.JsonLines(path, 1).flush() is None
+    assert [line['step'] for line in json_lines.read(path)] == [1]
+
+
+def test_event_files_come_in_parts_that_make_up_a_whole(server, monkeypatch):
+    monkeypatch.setattr(event_files, '_PART_BYTES', 3000)
+    writer = dashboards.TensorBoardWriter(f'{BUCKET}/board')
+    random = np.random.default_rng(0)
+    for step in range(6):
+        writer.write_images(step, {'noise': random.random((32, 32, 3))})
+        writer.flush()
+        time.sleep(0.2)  # until the writer's own thread has taken it
+    writer.close()
+    parts = sorted(contents(f'{BUCKET}/board').items())
+    assert len(parts) > 2
+    assert [name.startswith(parts[0][0]) for name, _ in parts] == [True] * len(parts)
+    events = io.BytesIO(b''.join(content for _, content in parts))
+    steps = []
+    while header := events.read(12):
+        event = event_pb2.Event.FromString(events.read(struct.unpack('<Q', header[:8])[0]))
+        events.read(4)
+        steps += [event.step for value in event.summary.value if value.tag == 'noise']
+    assert steps == [0, 1, 2, 3, 4, 5]
+
+
+def test_bucket_out_of_reach_costs_no_event(server, monkeypatch):
+    path, write = f'{BUCKET}/events', files.write_whole
+
+    def out_of_reach(path, content):
+        raise OSError('not now')
+
+    file = event_files.BucketFiles(path)
+    file.write(b'one')
+    monkeypatch.setattr(files, 'write_whole', out_of_reach)
+    file.flush()
+    monkeypatch.setattr(files, 'write_whole', write)
+    file.write(b'two')
+    file.close()
+    assert epath.Path(path).read_bytes() == b'onetwo'
+
+
+def test_profile_ends_up_in_the_bucket(server):
+    profiler = clock.ProfilerWindow(f'{BUCKET}/profiled', 1, 1)
+    profiler.before_step(1)
+    profiler.close()
+    names = [*contents(f'{BUCKET}/profiled')]
+    assert [name for name in names if name.startswith('tensorboard/plugins/profile/')] == names
+    assert any(name.endswith('.xplane.pb') for name in names)
+
+
+# --- Samples and their evaluation.
+
+
+def test_sampling_goes_on_after_a_kill_and_equals_a_local_job(
+    remote_run, local_run, kill, remote_config
+):
+    workdir, _ = local_run
+    kill(sample.sample, remote_config, 'run/samples/parts/00000004.json')
+    before = files.listed(f'{RUN}/samples/images')
+    assert len(before) == 6
+    assert [*files.listed(f'{RUN}/samples/parts')] == ['00000000.json']
+    with on_one_device():
+        evaluate.evaluate(remote_config, RUN)  # samples first
+        weights.export(remote_config, RUN)
+    found = contents(f'{RUN}/samples')
+    expected = {
+        str(path.relative_to(workdir / 'samples')): path.read_bytes()
+        for path in (workdir / 'samples').rglob('*')
+        if path.is_file()
+    }
+    assert found.keys() == expected.keys()
+    assert len([name for name in found if name.endswith('.png')]) == 12
+    for name in found.keys() - {'report.html'}:  # has the loss curve with its times
+        assert found[name] == expected[name], name
+    first = '00000000.png'
+    assert files.listed(f'{RUN}/samples/images')[first] == before[first]  # not made again
+    for name in ('metrics.json', 'weights.safetensors'):
+        assert epath.Path(f'{RUN}/{name}').read_bytes() == (workdir / name).read_bytes()
+    assert weights.load(f'{RUN}/weights.safetensors')[2]['step'] == 8
+
+
+def test_features_of_pictures_are_kept(server, monkeypatch):
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (5, 256, 256, 3), np.uint8)
+    asked = []
+
+    def network(images):
+        asked.append(len(images))
+        return images.reshape(len(images), -1)[:, :3].astype(np.float32)
+
+    networks = image_scores.Networks(network, None, None, {'inception': 'f00'})
+    monkeypatch.setattr(image_scores, '_CHUNK', 3)
+    for _ in range(2):
+        features = image_scores.Features(
+            f'{BUCKET}/features', 5, lambda i: pictures[i], 'random', networks
+        )
+        found = np.concatenate([*features.chunks('inception')])
+        np.testing.assert_array_equal(found, pictures.reshape(5, -1)[:, :3])
+    assert asked == [3, 2]
+    path = f'{BUCKET}/reference/statistics.npz'
+    statistics = image_scores.reference_statistics(path, features, {'of': 'random'})
+    again = image_scores.reference_statistics(path, None, {'of': 'random'})
+    np.testing.assert_array_equal(again.mean, statistics.mean)
+
+
+# --- Buckets.
+
+
+def test_what_others_write_is_seen(server):
+    folder = epath.Path(f'{BUCKET}/others')
+    (folder / 'first').write_text('1')
+    assert [path.name for path in folder.iterdir()] == ['first']
+    address = f'http://127.0.0.1:{server}/upload/storage/v1/b/bucket/o?uploadType=media'
+    request = urllib.request.Request(f'{address}&name=others/second', b'22', method='POST')
+    urllib.request.urlopen(request).close()
+    assert sorted(path.name for path in folder.iterdir()) == ['first', 'second']
+    assert {name: size for name, (size, _) in files.listed(folder).items()} == {
+        'first': 1,
+        'second': 2,
+    }
+    assert files.listed(f'{BUCKET}/nowhere') == {}
+
+
+def test_large_files_are_sent_and_fetched_in_parts(server, tmp_path):
+    content = np.random.default_rng(0).bytes(60 * 2**20)  # gcsfs's parts are 50 MiB
+    (tmp_path / 'there').write_bytes(content)
+    files.upload(tmp_path / 'there', f'{BUCKET}/large')
+    files.download(f'{BUCKET}/large', tmp_path / 'back')
+    assert (tmp_path / 'back').read_bytes() == content
+
+
+def test_broken_off_write_leaves_the_old_object(server):
+    path = epath.Path(f'{BUCKET}/data/images/shard')
+    features = shards.caption_features(2, 3)
+    record = {'text': np.ones((2, 3), np.float16), 'caption': 'a', 'image_id': 1}
+    shards.write_shard(path, features, [record])
+    before = path.read_bytes()
+
+    def broken():
+        yield record
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shards.write_shard(path, features, broken())
+    assert path.read_bytes() == before
+
+
+def test_pictures_are_read_from_a_bucket(server, tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(3):
+        content = io.BytesIO()
+        pixels = random.integers(0, 256, (40, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(content, format='PNG')
+        (tmp_path / 'train').mkdir(exist_ok=True)
+        for folder in (str(tmp_path), f'{BUCKET}/pictures'):
+            files.write_whole(f'{folder}/train/{number}.png', content.getvalue())
+            files.write_whole(f'{folder}/train/{number}.txt', f'picture {number}')
+    here, there = (
+        captioned.CaptionedFolder(str(folder), 'train', 0)
+        for folder in (tmp_path, f'{BUCKET}/pictures')
+    )
+    assert len(there) == 3
+    for ours, theirs in zip(there, here, strict=True):
+        np.testing.assert_array_equal(ours.image, theirs.image)
+        assert ours.captions == theirs.captions
+
+
+def test_unknown_bucket_and_other_schemes_are_refused(server):
+    with pytest.raises(ValueError, match=r'The bucket gs://nobody cannot be used .*credentials'):
+        files.connect('gs://nobody/run')
+    with pytest.raises(ValueError, match='s3://bucket/run is neither a local path nor'):
+        files.connect('local', 's3://bucket/run')
+
+
+def test_missing_gcsfs_is_named():
+    arguments = ['main', '--config=configs/quickstart.py', '--workdir=gs://bucket/run']
+    code = (
+        f'import runpy, sys; sys.modules["gcsfs"] = None; sys.argv = {arguments}\n'
+        'runpy.run_module("panoptic_jax.main", run_name="__main__")'
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.endswith(
+        'error: gs://bucket is a bucket, which needs gcsfs; pip install gcsfs.\n'
+    )
