@@ -34,7 +34,9 @@ class BucketFiles:
         path = f'{self._path}.{self._number:05d}' if self._number else self._path
         try:
             files.write_whole(path, bytes(self._content))
-        except OSError as error:  # raised, it would end tensorboardX's thread and hang the run
+        except (
+            Exception
+        ) as error:  # of many kinds; raised, it would end tensorboardX's thread and hang the run
             logging.warning('%s is written later, since the bucket says: %s', path, error)
             return
         self._written = len(self._content)

@@ -179,9 +179,18 @@ def test_preparation_goes_on_after_a_kill_and_equals_a_local_one(prepared, scene
         assert found[name] == content, name
 
 
-def test_copies_are_taken_once_and_again_of_a_changed_original(prepared, remote_config, tmp_path):
+def test_copies_are_taken_once_and_again_of_a_changed_original(prepared, tmp_path, monkeypatch):
     cache = str(tmp_path)
     folder = tmp_path / 'gs/bucket/deep/data/images'
+
+    def broken_off(path, local):
+        local.write_bytes(b'half')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, 'download', broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            loader.Split(DATA, 'validation', cache)
     split = loader.Split(DATA, 'validation', cache)
     (copy,) = folder.iterdir()  # of the split's shards alone, and no remains of copying
     assert copy.read_bytes() == epath.Path(f'{DATA}/images/{copy.name}').read_bytes()
@@ -278,8 +287,10 @@ def test_event_files_come_in_parts_that_make_up_a_whole(server, monkeypatch):
 def test_bucket_out_of_reach_costs_no_event(server, monkeypatch):
     path, write = f'{BUCKET}/events', files.write_whole
 
+    from gcsfs.retry import HttpError  # not before the environment is set, which decides its ways
+
     def out_of_reach(path, content):
-        raise OSError('not now')
+        raise HttpError({'message': 'not now', 'code': 503})
 
     file = event_files.BucketFiles(path)
     file.write(b'one')

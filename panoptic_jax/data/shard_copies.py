@@ -3,10 +3,11 @@
 A copy is there whole or not at all, and is taken again once its original has another size or time.
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 
@@ -41,14 +42,24 @@ def local_copies(paths: Sequence[epath.Path], cache: str = '') -> list[epath.Pat
         raise FileNotFoundError(missing_shard(missing[0]))
     folder = _folder(paths[0].parent, cache)
     folder.mkdir(parents=True, exist_ok=True)
-    copies = files.listed(folder)
-    wanted = [path for path in paths if copies.get(path.name) != originals[path.name]]
-    _check_disk(folder, sum(originals[path.name][0] for path in wanted))
+    # Of several processes of a machine one copies, and the others find the copies.
+    with open(folder.with_name(f'{folder.name}.lock'), 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        copies = files.listed(folder)
+        wanted = {path: originals[path.name] for path in paths}
+        wanted = {path: own for path, own in wanted.items() if copies.get(path.name) != own}
+        if wanted:
+            _copy(wanted, folder)
+    return [epath.Path(folder / path.name) for path in paths]
+
+
+def _copy(wanted: Mapping[epath.Path, tuple[int, int]], folder: Path) -> None:
+    """Copies originals, whose sizes and times are given."""
+    _check_disk(folder, sum(size for size, _ in wanted.values()))
 
     def copy(path):
-        size, changed = originals[path.name]
-        # A name of its own, as other processes of this machine may be copying the same shard.
-        unfinished = folder / f'{path.name}.{os.getpid()}.tmp'
+        size, changed = wanted[path]
+        unfinished = folder / f'{path.name}.tmp'
         files.download(path, unfinished)
         if unfinished.stat().st_size != size:
             unfinished.unlink()
@@ -57,13 +68,11 @@ def local_copies(paths: Sequence[epath.Path], cache: str = '') -> list[epath.Pat
         unfinished.replace(folder / path.name)
         return size
 
-    if wanted:
-        total = sum(-(-originals[path.name][0] // _MEGABYTE) for path in wanted)
-        progress = Progress(f'copy {paths[0].parent} to {folder}', 'MB', total)
-        with futures.ThreadPoolExecutor(_THREADS) as pool:
-            for size in pool.map(copy, wanted):
-                progress.add(-(-size // _MEGABYTE))
-    return [epath.Path(folder / path.name) for path in paths]
+    total = sum(-(-size // _MEGABYTE) for size, _ in wanted.values())
+    progress = Progress(f'copy shards to {folder}', 'MB', total)
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        for size in pool.map(copy, wanted):
+            progress.add(-(-size // _MEGABYTE))
 
 
 def missing_shard(path: epath.Path) -> str:
