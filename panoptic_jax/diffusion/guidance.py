@@ -24,15 +24,20 @@ def guided(
     """
     if guidance == 0:
         return lambda x, m, t: predict(x, m, text, t)
-    both_texts = jnp.concatenate([text, jnp.broadcast_to(empty_text, text.shape)])
+
+    # A row's two halves side by side, so that rows split over devices stay where they are.
+    def pair(array, other):
+        return jnp.stack([array, other], axis=1).reshape(-1, *array.shape[1:])
 
     def double(array):
-        return None if array is None else jnp.concatenate([array, array])
+        return None if array is None else pair(array, array)
+
+    both_texts = pair(text, jnp.broadcast_to(empty_text, text.shape))
 
     def combine(output):
         if output is None:
             return None
-        conditional, unconditional = jnp.split(output, 2)
+        conditional, unconditional = jnp.moveaxis(output.reshape(-1, 2, *output.shape[1:]), 1, 0)
         return conditional + guidance * (conditional - unconditional)
 
     def predict_guided(x, m, t):
