@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from panoptic_jax import sharding
-from panoptic_jax.models import attention
+from panoptic_jax.models import attention, attention_in_parts
 
 
 def packed(batch, tokens, size, seed=0):
@@ -50,6 +50,21 @@ def test_kernel_is_the_plain_attention(tokens, size, heads):
         found, expected = both(kernel, dtype), both(attention.einsum_attention, dtype)
         for name, a, b in zip(('value', 'gradient'), found, expected, strict=True):
             np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max(), err_msg=name)
+
+
+@pytest.mark.parametrize('limit', [2**20, 2 * 50**2, 1])  # whole, in twos of six, one by one
+def test_attention_in_parts_is_the_plain_one(monkeypatch, limit):
+    monkeypatch.setattr(attention_in_parts, '_SCORES_IN_CACHE', limit)
+    qkv, gradient = (jnp.float32(array) for array in packed(2, 50, 24))
+    on_cpu = attention.for_mesh(sharding.make_mesh(1, 1, jax.devices()[:1]))
+    text = str(jax.make_jaxpr(lambda x: on_cpu(x, 3))(qkv))
+    assert ('scan' in text) == (limit < 2**20)
+
+    for function in (on_cpu, attention_in_parts.attention_in_parts):
+        found, pull_back = jax.vjp(lambda x, f=function: f(x, 3), qkv)
+        expected, expected_back = jax.vjp(lambda x: attention.einsum_attention(x, 3), qkv)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(pull_back(gradient)[0], expected_back(gradient)[0], atol=1e-5)
 
 
 def test_kernel_over_devices_is_the_kernel_on_one(monkeypatch):

@@ -13,6 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, PartitionSpec
 
+from panoptic_jax.models.attention_in_parts import attention_in_parts, mix, packed, unpacked
+
 Attention = Callable[[jax.Array, int], jax.Array]
 
 _LANES = 128  # of a TPU's vector registers
@@ -29,19 +31,7 @@ def einsum_attention(qkv: jax.Array, num_heads: int) -> jax.Array:
     Returns:
       (B, T, C), of the type of `qkv`.
     """
-    batch, count, size = qkv.shape
-    heads = qkv.reshape(batch, count, 3, num_heads, size // (3 * num_heads))
-    # Heads lead, so that the products are plain batched ones: with tokens leading, the backward
-    # pass took up to twice as long on CPU.
-    query, key, value = heads.transpose(2, 0, 3, 1, 4)
-    scores = jnp.einsum(
-        'bhqd,bhkd->bhqk', query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32
-    )
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    # Dividing the small result instead of the large weights saves a pass over the latter.
-    mixed = weights.astype(value.dtype) @ value
-    mixed = (mixed / weights.sum(-1, keepdims=True)).astype(value.dtype)
-    return mixed.swapaxes(1, 2).reshape(batch, count, size // 3)
+    return packed(mix(*unpacked(qkv, num_heads)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -94,6 +84,8 @@ def for_mesh(mesh: Mesh, fused: bool = True) -> Attention:
             return jax.shard_map(kernel, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)(
                 qkv
             )
+        if platform == 'cpu' and mesh.size == 1:
+            return attention_in_parts(qkv, num_heads)
         return einsum_attention(qkv, num_heads)
 
     return attention if fused else einsum_attention

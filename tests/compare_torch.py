@@ -1,0 +1,206 @@
+"""Our speed on this CPU beside plain PyTorch's, in one run: a measurement, not a test.
+
+    python tests/compare_torch.py [--batch=4] [--rounds=5]
+
+Both have the same one-stream S weights and the same drawn inputs, and must report the same losses
+and predictions before anything is timed. Then they take turns, so that both meet the same machine:
+a train step (Algorithm 1's losses, gradients, AdamW, average) and a guided network evaluation. The
+best round of each counts.
+"""
+
+import argparse
+import functools
+import os
+import time
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+
+import jax
+import numpy as np
+import torch_pdm
+from flax.traverse_util import flatten_dict, unflatten_dict
+from torch_reference import assert_close, import_torch
+
+from panoptic_jax import clock, foreign_names, sharding, state, train_step
+from panoptic_jax.diffusion import guidance, schedule
+from panoptic_jax.models import build, uvit
+from panoptic_jax.models.attention import for_mesh
+
+torch = import_torch()
+RATE, BETAS, DECAY, EMA = 2e-4, (0.9, 0.9), 0.03, 0.9999
+
+
+def channels_first(array):
+    return torch.tensor(np.asarray(array).transpose(0, 3, 1, 2))
+
+
+def draw(batch_size):
+    """What `loss.draw_inputs` gives, in NumPy."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return rng.normal(size=(batch_size, *shape)).astype(np.float32)
+
+    return {
+        'latent': normal(32, 32, 4),
+        'text': normal(77, 768),
+        't': rng.integers(1, 1001, batch_size).astype(np.int32),
+        'noise': normal(32, 32, 4),
+        'map_bits': np.sign(normal(64, 64, 8)),
+        'map_noise': 2 * normal(64, 64, 8),
+    }
+
+
+def torch_train_step(model, average, optimizer, inputs):
+    """What `train_step.train_step` does with drawn inputs; returns both losses."""
+    table = torch.tensor(schedule.training_table())
+    alpha, sigma = table[inputs['t'] - 1].T[..., None, None, None]
+    x_t = alpha * inputs['latent'] + sigma * inputs['noise']
+    m_t = alpha * inputs['map_bits'] + sigma * inputs['map_noise']
+    noise, bits = model(x_t, m_t, inputs['text'], inputs['t'])
+    losses = [
+        torch.mean((noise - inputs['noise']) ** 2),
+        torch.mean((bits - inputs['map_bits']) ** 2),
+    ]
+    optimizer.zero_grad(set_to_none=True)
+    sum(losses).backward()
+    optimizer.step()
+    with torch.no_grad():
+        torch._foreach_lerp_(average, list(model.parameters()), 1 - EMA)
+    return [value.item() for value in losses]
+
+
+def train_pair(reference, params, model, batch_size):
+    """{name: function that takes one step and returns its losses}."""
+    inputs = draw(batch_size)
+    optimizer = state.make_optimizer(lambda step: RATE, DECAY, BETAS)
+    step = jax.jit(
+        functools.partial(
+            train_step.train_step,
+            model=model,
+            draw=lambda batch, key: batch,
+            optimizer=optimizer,
+            seed=0,
+            microbatches=1,
+            ema_decay=EMA,
+        ),
+        donate_argnums=0,
+    )
+    train_state = jax.jit(lambda p: state.create(p, lambda path: False, optimizer))(params)
+    compiled = step.lower(train_state, inputs).compile()
+    arrays = jax.device_put(inputs)
+
+    def ours():
+        nonlocal train_state
+        train_state = compiled(train_state.replace(totals=state.zero_totals()), arrays)
+        totals = jax.block_until_ready(train_state).totals
+        return [float(totals[name]) for name in ('loss_image', 'loss_map')]
+
+    theirs_inputs = {
+        name: channels_first(value) if value.ndim == 4 else torch.tensor(value)
+        for name, value in inputs.items()
+    }
+    theirs_optimizer = torch.optim.AdamW(
+        reference.parameters(), RATE, BETAS, eps=1e-8, weight_decay=DECAY
+    )
+    average = [value.detach().clone() for value in reference.parameters()]
+
+    def theirs():
+        return torch_train_step(reference, average, theirs_optimizer, theirs_inputs)
+
+    return {'ours': ours, 'PyTorch': theirs}
+
+
+def sample_pair(reference, params, model, batch_size):
+    """The same for one guided network evaluation of `batch_size` pairs."""
+    inputs = draw(batch_size)
+    empty = np.zeros((77, 768), np.float32)
+    x, m, text = inputs['latent'], inputs['map_bits'], inputs['text']
+    t = inputs['t'].astype(np.float32)
+
+    @jax.jit
+    def evaluate(params, x, m, text, t):
+        predict = functools.partial(model.apply, {'params': params})
+        return guidance.guided(predict, text, empty, 1.0)(x, m, t)
+
+    compiled = evaluate.lower(params, x, m, text, t).compile()
+    arrays = jax.device_put((x, m, text, t))
+
+    def ours():
+        return jax.block_until_ready(compiled(params, *arrays))
+
+    both = [torch.cat([value, value]) for value in (channels_first(x), channels_first(m))]
+    texts = torch.cat([torch.tensor(text), torch.tensor(empty).expand(len(text), -1, -1)])
+    times = torch.tensor(np.concatenate([t, t]))
+
+    @torch.no_grad()
+    def theirs():
+        outputs = [output.chunk(2) for output in reference(*both, texts, times)]
+        return [conditional + (conditional - empty) for conditional, empty in outputs]
+
+    return {'ours': ours, 'PyTorch': theirs}
+
+
+def race(name, functions, images, flops, rounds):
+    """Best time of each, by turns, printed."""
+    best = dict.fromkeys(functions, float('inf'))
+    for _ in range(rounds):
+        for who, function in functions.items():
+            started = time.perf_counter()
+            function()
+            best[who] = min(best[who], time.perf_counter() - started)
+    peak = clock.matmul_peak(jax.devices())
+    for who, seconds in best.items():
+        share = flops / seconds / peak
+        print(
+            f'{name:20} {who:8} {seconds:7.3f} s {images / seconds:7.3f} images/s  '
+            f'{share:.0%} of the matmul peak'
+        )
+    ratio = best['PyTorch'] / best['ours']
+    print(f'{name:20} ours / PyTorch: {ratio:.2f}  (peak {peak / 1e9:.0f} GFLOP/s)', flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--batch', type=int, default=4)
+    parser.add_argument('--rounds', type=int, default=5)
+    chosen = parser.parse_args()
+    torch.set_num_threads(os.cpu_count())
+
+    reference = torch_pdm.random_pdm('one_stream')
+    model = build.build(
+        'one_stream',
+        latent_shape=(32, 32, 4),
+        text_tokens=77,
+        attention=for_mesh(sharding.make_mesh()),
+        **uvit.SIZES['S'],
+    )
+    abstract = build.example_inputs((32, 32, 4), 2, (77, 768))
+    shapes = jax.eval_shape(
+        lambda key: build.first_parameters(model, key, abstract), jax.random.key(0)
+    )
+    wanted = {path: leaf.shape for path, leaf in flatten_dict(shapes, sep='/').items()}
+    tensors = {name: value.numpy() for name, value in reference.state_dict().items()}
+    found = foreign_names.translate(tensors, wanted, uvit.SIZES['S']['depth'])
+    plain = build.build('one_stream', latent_shape=(32, 32, 4), text_tokens=77, **uvit.SIZES['S'])
+    arrays = build.example_inputs((32, 32, 4), 2, (77, 768), chosen.batch)
+    flops = build.matmul_flops(plain.apply, {'params': shapes}, *arrays)
+    params = jax.device_put(unflatten_dict(found.params, sep='/'))
+    # An embedding that their code never calls would only burden their optimiser.
+    del reference.mask_embed_0
+
+    pair = sample_pair(reference, params, model, chosen.batch)
+    for ours, theirs in zip(pair['ours'](), pair['PyTorch'](), strict=True):
+        assert_close(ours, theirs.permute(0, 2, 3, 1))
+    race('network evaluation', pair, chosen.batch, 2 * flops, chosen.rounds)
+
+    pair = train_pair(reference.train(), params, model, chosen.batch)
+    for _ in range(2):  # the second step's losses depend on the first's gradients and optimiser
+        found = {who: step() for who, step in pair.items()}
+        print('losses', found)
+        np.testing.assert_allclose(found['ours'], found['PyTorch'], rtol=1e-3)
+    race('train step', pair, chosen.batch, 3 * flops, chosen.rounds)
+
+
+if __name__ == '__main__':
+    main()
