@@ -74,8 +74,15 @@ def min_pool(
         raise ValueError(f'A {height}x{width} map cannot be pooled by {factor}.')
     # Subtracting 1 in uint8 turns 0 into 255, which loses; 255 is no category and so stays free.
     wrap = 0 if void_wins else 1
-    high = (category - np.uint8(wrap)).astype(np.uint16)
-    low = (instance - np.uint8(1)).astype(np.uint16)
-    windows = (height // factor, factor, width // factor, factor)
-    winner = ((high << 8) | low).reshape(*category.shape[:-2], *windows).min(axis=(-3, -1))
-    return (winner >> 8).astype(np.uint8) + np.uint8(wrap), winner.astype(np.uint8) + np.uint8(1)
+    high = (category - np.uint8(wrap)).astype(np.int32)
+    low = (instance - np.uint8(1)).astype(np.int32)
+    # Rows, then columns as rows: along the last axis a TPU takes six times as long for it all.
+    columns = _pool_rows((high << 8) | low, factor).swapaxes(-1, -2)
+    winner = _pool_rows(columns, factor).swapaxes(-1, -2)
+    low = winner & 255
+    return (winner >> 8).astype(np.uint8) + np.uint8(wrap), low.astype(np.uint8) + np.uint8(1)
+
+
+def _pool_rows(values, factor):
+    *batch, height, width = values.shape
+    return values.reshape(*batch, height // factor, factor, width).min(axis=-2)

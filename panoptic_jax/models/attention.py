@@ -18,6 +18,7 @@ from panoptic_jax.models.attention_in_parts import attention_in_parts, mix, pack
 Attention = Callable[[jax.Array, int], jax.Array]
 
 _LANES = 128  # of a TPU's vector registers
+_SUBLANES = 16  # of them, with 16-bit numbers
 _KERNEL_MEMORY = 32 * 2**20  # bytes of a core's vector memory that the kernel may use
 
 
@@ -98,13 +99,12 @@ def _platform(mesh):
 def _forward(qkv, num_heads, interpret):
     batch, count, size = qkv.shape
     head = size // (3 * num_heads)
-    # A block hangs over the end of the tokens; what lies there is undefined and masked.
-    rows = -(-count // _LANES) * _LANES
+    rows, keys = _padded(count)
 
     def body(qkv_ref, mixed_ref):
         def group(i, _):
             query, key, value = (_lanes(qkv_ref, size // 3 * j, i) for j in range(3))
-            value = _rows_until(count, value)
+            key, value = key[:keys], _rows_until(count, value[:keys])
             mixed = [
                 _mix(query[:, part], key[:, part], value[:, part], count) for part in _heads(head)
             ]
@@ -120,7 +120,7 @@ def _forward(qkv, num_heads, interpret):
         out_shape=jax.ShapeDtypeStruct((batch, count, size // 3), qkv.dtype),
         name='attention',
         interpret=interpret,
-        **_compiler_settings(2, batch, rows, size // 3, num_heads, 4 * qkv.dtype.itemsize),
+        **_compiler_settings(2, batch, count, size // 3, num_heads, 4 * qkv.dtype.itemsize),
     )
     return call(qkv), qkv
 
@@ -128,17 +128,20 @@ def _forward(qkv, num_heads, interpret):
 def _backward(num_heads, interpret, qkv, gradient):
     batch, count, size = qkv.shape
     head = size // (3 * num_heads)
-    rows = -(-count // _LANES) * _LANES
+    rows, keys = _padded(count)
 
     def body(qkv_ref, gradient_ref, out_ref):
         def group(i, _):
             packed = [_lanes(qkv_ref, size // 3 * j, i) for j in range(3)]
             operands = [_rows_until(count, x) for x in (*packed, _lanes(gradient_ref, 0, i))]
+            query, key, value, of_mixed = operands
+            operands = query, key[:keys], value[:keys], of_mixed
             parts = [
                 _mix_gradients(*(x[:, part] for x in operands), count) for part in _heads(head)
             ]
             for j, of_heads in enumerate(zip(*parts, strict=True)):
-                out_ref[0, :, _slice(size // 3 * j, i)] = jnp.concatenate(of_heads, axis=-1)
+                columns = _slice(size // 3 * j, i)
+                out_ref[0, : of_heads[0].shape[0], columns] = jnp.concatenate(of_heads, axis=-1)
 
         jax.lax.fori_loop(0, size // (3 * _LANES), group, None)
 
@@ -150,7 +153,7 @@ def _backward(num_heads, interpret, qkv, gradient):
         out_shape=jax.ShapeDtypeStruct(qkv.shape, qkv.dtype),
         name='attention_gradient',
         interpret=interpret,
-        **_compiler_settings(5, batch, rows, size // 3, num_heads, 7 * qkv.dtype.itemsize),
+        **_compiler_settings(5, batch, count, size // 3, num_heads, 7 * qkv.dtype.itemsize),
     )
     return (call(qkv, gradient),)
 
@@ -220,14 +223,23 @@ def _block(rows, size):
     return pl.BlockSpec((1, rows, size), lambda example: (example, 0, 0))
 
 
-def _compiler_settings(products, batch, rows, size, num_heads, bytes_per_element):
+def _padded(count):
+    """(queries, keys) that are computed: tokens fill whole registers, along lanes or sublanes.
+
+    A block hangs over the end of the tokens; what lies there is undefined and masked.
+    """
+    return -(-count // _LANES) * _LANES, -(-count // _SUBLANES) * _SUBLANES
+
+
+def _compiler_settings(products, batch, count, size, num_heads, bytes_per_element):
+    rows, keys = _padded(count)
     return {
         'compiler_params': pltpu.CompilerParams(
             dimension_semantics=('parallel',), vmem_limit_bytes=_KERNEL_MEMORY
         ),
         'cost_estimate': pl.CostEstimate(
-            flops=products * 2 * batch * rows * rows * size,
-            transcendentals=batch * num_heads * rows * rows,
+            flops=products * 2 * batch * rows * keys * size,
+            transcendentals=batch * num_heads * rows * keys,
             bytes_accessed=batch * rows * size * bytes_per_element,
         ),
     }
