@@ -34,7 +34,8 @@ def test_plain_attention_is_a_softmax_over_keys():
 
 
 @pytest.mark.parametrize(
-    ('tokens', 'size', 'heads'), [(128, 128, 1), (70, 256, 4), (150, 128, 4), (590, 128, 2)]
+    ('tokens', 'size', 'heads'),
+    [(128, 128, 1), (70, 256, 4), (150, 128, 4), (590, 128, 2), (40, 1152, 16)],
 )
 def test_kernel_is_the_plain_attention(tokens, size, heads):
     """Values and gradients; interpreted, what lies beyond the tokens is NaN, as bad as on a TPU."""
