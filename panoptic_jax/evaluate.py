@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 from absl import logging
 from etils import epath
@@ -25,6 +26,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
 
     Writes `workdir/metrics.json`, TensorBoard scalars and, of own samples, `report.html`; prints a
     table. Features of images are kept in `workdir/features`, so that a restart repeats little.
+    Several processes share out pairs and pictures, and the first one writes.
 
     Raises:
       FileNotFoundError, ValueError: as `sample.sample`; no such folder, networks or data.
@@ -53,21 +55,25 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
         given_map = facts['model']['given_map']
     records = _records(pairs.entries, split)
 
-    # --- Scores of maps, then of images.
+    # --- What processes share out comes first, then what the first of them does alone.
+    images = []
+    if networks.hashes:
+        images = _score_images(config, workdir, pairs, records, split, networks, reference)
     found: list[scores.Score] = []
     notes = None
     if records and pairs.has_maps and manifest['map_size'] and not given_map:
         score, distances = scores.score_mcd(pairs, records, split, manifest)
         found.append(score)
         notes = [f'MCD {distance:.2f}' for distance in distances[: samples.REPORT_PAIRS]]
-        if config.sample.split == 'train' and not settings.folder:
-            found += scores.score_reproduction(pairs, records, split, manifest, config)
+    if jax.process_index():
+        return
+    if found and config.sample.split == 'train' and not settings.folder:
+        found += scores.score_reproduction(pairs, records, split, manifest, config)
     scenes = manifest['source']['train'].get('source') == 'scenes'
     if scenes and pairs.has_maps and all('caption' in entry for entry in pairs.entries):
         captions = [entry['caption'] for entry in pairs.entries]
         found += scores.score_scenes(pairs, captions, split, manifest, config)
-    if networks.hashes:
-        found += _score_images(config, workdir, pairs, records, split, networks, reference)
+    found += images
     if not found:
         raise ValueError(
             f'Nothing in {folder} can be scored: it has no maps of captions of the split. Name '

@@ -12,11 +12,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from absl import logging
 from etils import epath
 
-from panoptic_jax import files
+from panoptic_jax import files, hosts
 from panoptic_jax.data import geometry
 from panoptic_jax.encoders import clip, inception, rows, weights_files
 from panoptic_jax.encoders.load import load_clip
@@ -75,6 +76,7 @@ class Features:
     """Features of a list of pictures, computed once and kept in files.
 
     Reading computes the chunks that are not there yet; interrupted, it goes on at the next one.
+    Several processes share the chunks out; all of them have to read.
     """
 
     def __init__(
@@ -105,16 +107,20 @@ class Features:
     def chunks(self, name: str, limit: int | None = None) -> Iterator[np.ndarray]:
         """Blocks of 'inception' (n, 2048), 'clip' (n, d) or 'clip_score' (n,); `limit`: of rows."""
         starts = range(0, min(self.count, limit or self.count), _CHUNK)
-        missing = [start for start in starts if not self._path(start).exists()]
+        missing = self._missing(starts[jax.process_index() :: jax.process_count()])
         progress = Progress('evaluate', 'pictures', sum(map(self._size, missing)))
+        for start in missing:
+            self._compute(start)
+            progress.add(self._size(start))
+        hosts.wait_for(lambda: not self._missing(starts), 'the pictures of other processes')
         for start in starts:
-            if start in missing:
-                self._compute(start)
-                progress.add(self._size(start))
             content = io.BytesIO(self._path(start).read_bytes())
             with np.load(content, allow_pickle=False) as found:
                 block = found[name]
             yield block[: limit - start] if limit else block
+
+    def _missing(self, starts: Sequence[int]) -> list[int]:
+        return [start for start in starts if not self._path(start).exists()]
 
     def _size(self, start: int) -> int:
         return min(_CHUNK, self.count - start)
@@ -184,12 +190,13 @@ def discrepancy(features: Features, reference: Features) -> tuple[float, int]:
 def reference_statistics(
     path: epath.PathLike, features: Features, provenance: Mapping[str, Any]
 ) -> fid.Statistics:
-    """Statistics of real pictures, read from `path` or computed and left there."""
+    """Statistics of real pictures, read from `path` or computed and, by process 0, left there."""
     if epath.Path(path).exists():
         found, origin = fid.read(path)
         if origin == dict(provenance):
             return found
     found = fid.statistics(features.chunks('inception'))
-    fid.write(path, found, provenance)
+    if not jax.process_index():
+        fid.write(path, found, provenance)
     logging.info('Wrote the statistics of %d real images to %s.', found.count, path)
     return found

@@ -27,11 +27,14 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str) -> None:
     """Writes `workdir/weights.safetensors` from the file `config.foreign.path`.
 
     `config.foreign.kind` says what it holds: 'model', a U-ViT or PDM as `config.model` describes,
-    gets our names and samples at once; 'tower', an Inception or CLIP, keeps its own.
+    gets our names and samples at once; 'tower', an Inception or CLIP, keeps its own. Of several
+    processes the first one does it.
 
     Raises:
       FileNotFoundError, ValueError: no such file or no weights; missing, extra or misshapen ones.
     """
+    if jax.process_index():
+        return
     settings = config.foreign
     target = epath.Path(workdir) / 'weights.safetensors'
     if (target.parent / 'checkpoints').exists():

@@ -5,6 +5,7 @@ Starts up, hands over to the mode, and turns an expected error into one sentence
 
 import re
 import sys
+import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -48,6 +49,9 @@ def main(argv: list[str]) -> int:
         print(f'error: {error}', file=sys.stderr)
         hosts.leave_failed_job()
         return 1
+    except BaseException:
+        hosts.leave_failed_job(traceback.format_exc())
+        raise
 
 
 def _run(mode, config, workdir):
@@ -58,11 +62,11 @@ def _run(mode, config, workdir):
         return 0
     if not workdir:
         raise ValueError(f'--mode={mode} needs --workdir=DIR, the folder of the run.')
-    from panoptic_jax import evaluate, import_weights, plan, sample, train, weights
+    from panoptic_jax import evaluate, import_weights, plan, preview, sample, train, weights
 
     if mode == 'train':
-        preview = sample.make_preview(config) if config.preview_every else None
-        return 0 if train.train(config, workdir, preview) else RUN_AGAIN
+        show = preview.make_preview(config) if config.preview_every else None
+        return 0 if train.train(config, workdir, show) else RUN_AGAIN
     modes = {
         'sample': sample.sample,
         'evaluate': evaluate.evaluate,

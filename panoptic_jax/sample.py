@@ -1,6 +1,7 @@
-"""Sampling: captions -> pairs of image and map, as an offline job and as previews while training.
+"""`--mode=sample`: captions -> pairs of image and map, as an offline job.
 
-The job works off fixed batches, each with its own done marker, so that it restarts where it was.
+The job works off fixed batches, each with its own done marker, so that it restarts where it was;
+several processes share them out.
 The sampler is made in `sampler.py`, the folder's format is `export/samples.py`, scores are
 `evaluate.py`'s.
 """
@@ -17,7 +18,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from panoptic_jax import dashboards, sharding, train, train_step, weights
+from panoptic_jax import hosts, sharding, train_step, weights
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.encoders.load import (
@@ -27,7 +28,6 @@ from panoptic_jax.encoders.load import (
     load_text_encoder,
 )
 from panoptic_jax.export import samples
-from panoptic_jax.metrics import mcd
 from panoptic_jax.models.attention import for_mesh
 from panoptic_jax.progress import Progress
 from panoptic_jax.sampler import (
@@ -37,54 +37,6 @@ from panoptic_jax.sampler import (
     map_side,
     true_ids,
 )
-
-
-def make_preview(config: ml_collections.ConfigDict) -> train.Preview:
-    """The train loop's preview: the same captions and noise each time, as a grid and an MCD.
-
-    Returns:
-      A function params -> ({'preview': grid picture}, {'preview/mcd': value}); a model without maps
-      gives its images alone, and one whose maps are given has no MCD.
-    """
-    manifest = manifests.open_manifest(config.data.dir)
-    description = weights.describe(config, manifest)
-    autoencoder = load_autoencoder(config.data.autoencoder, config.data.autoencoder_weights)
-    _check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
-    name = 'validation' if 'validation' in manifest['splits'] else 'train'
-    split = loader.Split(config.data.dir, name, config.data.cache)
-    records = [split[i % len(split)] for i in range(config.preview_count)]
-    side = map_side(description)
-    has_map = config.model.name != 'uvit'
-    truth = None
-    if has_map:
-        truth = np.stack([true_ids(record, side, manifest['void_wins']) for record in records])
-    text = np.stack([record['texts'][0] for record in records])
-    given = truth if config.model.given_map else None
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    sampler = make_sampler(
-        description,
-        loader.empty_text(config.data.dir),
-        config.sample,
-        train_step.compute_dtype(config.model.dtype),
-        for_mesh(mesh, config.fused_attention),
-    )
-    whole = sharding.replicated(mesh)
-    rows = whole if config.preview_count % mesh.size else sharding.of_batch(mesh)
-    # None: the parameters stay as the train state has them.
-    draw = jax.jit(sampler, in_shardings=(None, rows, rows, rows), out_shardings=whole)
-    noise_keys = keys(0, 0, config.preview_count)
-
-    def preview(params):
-        latents, ids = draw(params, text, noise_keys, given)
-        images = autoencoder.decode(np.asarray(latents))
-        if not has_map:
-            return {'preview': images}, {}
-        grid = dashboards.grid(images, np.asarray(ids), columns=4)
-        if given is not None:
-            return {'preview': grid}, {}
-        return {'preview': grid}, {'preview/mcd': float(mcd.mcd(np.asarray(ids), truth).mean())}
-
-    return preview
 
 
 def requests(
@@ -129,6 +81,9 @@ def requests(
 def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
     """Generates `config.sample.count` pairs into `workdir/samples`; goes on where it was stopped.
 
+    Of several processes each draws its share of the batches on its own devices, and the first one
+    puts them together.
+
     Writes images/*.png, panoptic/*.png, panoptic.json (COCO-panoptic results), captions.json and
     report.html.
 
@@ -137,11 +92,11 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
     """
     # --- Everything that the job needs is opened and checked before anything is written.
     settings = config.sample
-    mesh = sharding.make_mesh()
+    mesh = sharding.local_mesh(config.mesh.fsdp)
     if settings.batch_size % mesh.size:
         raise ValueError(
             f'sample.batch_size is {settings.batch_size}; it must be a multiple of the {mesh.size} '
-            'devices.'
+            'devices of a process.'
         )
     params, empty_text, description, name = weights.load_for_sampling(config, workdir)
     wanted = requests(config, description)
@@ -171,9 +126,13 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
         'requests': hashlib.sha256(json.dumps(source).encode()).hexdigest(),
         'categories': description['categories'],
     }
+    process, processes = jax.process_index(), jax.process_count()
+    if process:
+        hosts.wait_for(lambda: samples.is_begun(folder), f'process 0 to begin {folder}')
+    done = samples.parts(folder)  # before the next line: they are removed when all is finished
     if not samples.begin(folder, facts):
         logging.info('%s is finished already: %d pairs.', folder, len(wanted))
-        if not (folder / 'report.html').exists():
+        if not process and not (folder / 'report.html').exists():
             samples.write_page(folder, log)
         return
 
@@ -186,12 +145,14 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
         train_step.compute_dtype(config.model.dtype),
         for_mesh(mesh, config.fused_attention),
     )
-    draw = jax.jit(sampler, in_shardings=(sharding.replicated(mesh), rows, rows, rows))
-    params = jax.device_put(params, sharding.replicated(mesh))
+    split_params = sharding.of_tree(params, mesh)
+    params = sharding.place(params, split_params)
+    draw = jax.jit(sampler, in_shardings=(split_params, rows, rows, rows))
+    firsts = range(0, len(wanted), settings.batch_size)
     batches = {
         first: wanted[first : first + settings.batch_size]
-        for first in range(0, len(wanted), settings.batch_size)
-        if not samples.has_part(folder, first)
+        for first in firsts[process::processes]
+        if first not in done
     }
     progress = Progress('sample', 'pairs', sum(map(len, batches.values())))
     for first, batch in batches.items():
@@ -207,6 +168,10 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
         ids = None if ids is None else np.asarray(ids)
         samples.write_part(folder, first, batch, images, ids, listed)
         progress.add(len(batch))
+    if process:
+        hosts.wait_for(lambda: samples.is_finished(folder), f'process 0 to finish {folder}')
+        return
+    hosts.wait_for(lambda: samples.parts(folder) >= {*firsts}, 'the pairs of other processes')
     samples.finish(folder, listed)
     samples.write_page(folder, log)
 
@@ -239,15 +204,19 @@ def load_encoders(
       FileNotFoundError, ValueError: no such files, or other weights.
     """
     autoencoder = load_autoencoder(description['autoencoder']['name'], autoencoder_weights)
-    _check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
+    check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
     text = description['text']
     text_encoder = load_text_encoder(text['name'], text['tokens'], text['features'], text_weights)
-    _check_same(text_encoder.sha256, text, 'text encoder')
+    check_same(text_encoder.sha256, text, 'text encoder')
     return autoencoder, text_encoder
 
 
-def _check_same(sha256: str, described: Mapping[str, Any], what: str) -> None:
-    """The frozen encoder at hand must be the one that the model was trained with."""
+def check_same(sha256: str, described: Mapping[str, Any], what: str) -> None:
+    """The frozen encoder at hand must be the one that the model was trained with.
+
+    Raises:
+      ValueError: it is not.
+    """
     if sha256 != described['sha256']:
         raise ValueError(
             f'The {what} {described["name"]!r} at hand has hash {sha256[:12]}, the model was '

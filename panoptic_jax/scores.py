@@ -5,6 +5,7 @@ not grow with their number. The metrics are in `metrics/` and `data/scene_oracle
 images by frozen networks in `image_scores.py`.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from panoptic_jax import sampler
+from panoptic_jax import hosts, sampler
 from panoptic_jax.data import geometry, loader, scene_oracle, scene_words
 from panoptic_jax.encoders.load import load_autoencoder
 from panoptic_jax.export import report
@@ -45,6 +46,8 @@ def score_mcd(
 ) -> tuple[Score, np.ndarray]:
     """MCD against the captions' own pictures, beside what chance and one constant map score.
 
+    Several processes share the pairs out; all of them have to ask.
+
     Args:
       pairs: N generated pairs with maps.
       records: Per pair the index in `split` of the picture that its caption is from.
@@ -56,20 +59,22 @@ def score_mcd(
     """
     side = pairs.ids(0).shape[0]
     side = side if geometry.MAP_SIZE % side == 0 else geometry.MAP_SIZE
-    first = range(min(len(split), _YARDSTICK_PICTURES))
-    truth, captions = {}, []
-    for index in sorted({*records, *first}):
+
+    @functools.cache  # pictures repeat
+    def truth(index):
         record = split[index]
         ids = sampler.true_ids(record, side, manifest['void_wins'])
-        truth[index] = mcd.histograms(ids[None])[0]
-        if index in first:
-            captions.append(record['captions'])
-    distances = np.empty(len(records))
-    for i, index in enumerate(records):
+        return mcd.histograms(ids[None])[0], record['captions']
+
+    def distance(i):
         ids = pairs.ids(i)
         ids = ids[geometry.central_square(ids)]  # as the true maps are
-        distances[i] = np.abs(mcd.histograms(ids[None])[0] - truth[index]).sum()
-    yardsticks = np.stack([truth[index] for index in first])
+        return np.abs(mcd.histograms(ids[None])[0] - truth(records[i])[0]).sum()
+
+    distances = hosts.deal(distance, len(records))
+    first = range(min(len(split), _YARDSTICK_PICTURES))
+    yardsticks, captions = zip(*map(truth, first), strict=True)
+    yardsticks = np.stack(yardsticks)
     metric = report.mcd_metric(
         float(distances.mean()),
         len(records),

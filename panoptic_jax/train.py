@@ -1,7 +1,7 @@
 """Training: the one loop around `train_step.py`'s step.
 
 The loop sees encoded records only: which autoencoder made them, and how a preview picture is
-sampled from parameters, is known in `sample.py`, whose function comes in as `preview`.
+sampled from parameters, is known in `preview.py`, whose function comes in as `preview`.
 """
 
 import time
@@ -92,10 +92,14 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
         seconds = meta['seconds']
         logging.info('Going on from step %d of %s.', start_step, workdir)
     elif config.init_weights:
-        fresh = jax.jit(training.initial_parameters, compiler_options=unoptimised)(first_key)
-        params = initial_weights.load_into(
-            fresh, config.init_weights, manifest, config.init_partial
+        split = sharding.of_tree(training.abstract_params, mesh)
+        fresh = jax.jit(
+            training.initial_parameters, out_shardings=split, compiler_options=unoptimised
         )
+        params = initial_weights.load_into(
+            fresh(first_key), config.init_weights, manifest, config.init_partial
+        )
+        params = sharding.place(params, split)
         train_state = jax.jit(training.create, out_shardings=shardings)(params)
     else:
         train_state = jax.jit(
@@ -117,7 +121,8 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
             train_step.example_losses(
                 training.model, state.merge(params, frozen), training.draw(batch, key)
             ),
-        )
+        ),
+        out_shardings=sharding.replicated(mesh),
     )
     batch = sharding.put_batch(next(batches), batch_sharding)
     started = time.monotonic()

@@ -29,6 +29,7 @@ class Training(NamedTuple):
       draw: (batch, key) -> the inputs of the losses, see `loss.draw_inputs`.
       initial_parameters: key -> fresh parameters.
       create: All parameters -> a TrainState at step 0.
+      abstract_params: Shapes of all parameters.
       abstract_state: A TrainState of shapes, with the shardings of the mesh.
       shardings: The same tree of shardings alone.
       step: Compiled when first called or by `lower`: (TrainState, batch) -> TrainState; the first
@@ -42,6 +43,7 @@ class Training(NamedTuple):
     draw: Callable
     initial_parameters: Callable
     create: Callable
+    abstract_params: dict
     abstract_state: state.TrainState
     shardings: state.TrainState
     step: Callable
@@ -105,7 +107,8 @@ def make_training(
         return state.create(params, is_frozen, optimizer)
 
     first_key = jax.eval_shape(lambda: jax.random.key(0))
-    abstract_state = jax.eval_shape(create, jax.eval_shape(initial_parameters, first_key))
+    abstract_params = jax.eval_shape(initial_parameters, first_key)
+    abstract_state = jax.eval_shape(create, abstract_params)
     shardings = sharding.of_tree(abstract_state, mesh)
     step_of = functools.partial(
         train_step,
@@ -133,6 +136,7 @@ def make_training(
         draw,
         initial_parameters,
         create,
+        abstract_params,
         abstract_state,
         shardings,
         step,

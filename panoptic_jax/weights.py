@@ -17,7 +17,7 @@ from absl import logging
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from panoptic_jax import checkpoint, files, state
+from panoptic_jax import checkpoint, files, hosts, sharding, state
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.models import build
@@ -77,7 +77,12 @@ def model_inputs(description: Mapping[str, Any], batch_size: int = 1) -> tuple:
 def save(
     path: str, params: Mapping[str, Any], empty_text: np.ndarray, description: Mapping[str, Any]
 ) -> None:
-    """Writes parameters, the empty caption and the description; the file appears when complete."""
+    """Writes parameters, the empty caption and the description; the file appears when complete.
+
+    Of several processes the first one writes.
+    """
+    if jax.process_index():
+        return
     tensors = {name: np.asarray(value) for name, value in flatten_dict(params, sep='/').items()}
     tensors[EMPTY_TEXT] = np.asarray(empty_text)
     content = safetensors.numpy.save(tensors, metadata={'description': json.dumps(description)})
@@ -149,7 +154,7 @@ def check_encoders(description: Mapping[str, Any], manifest: Mapping[str, Any], 
 
 
 def from_checkpoint(workdir: str, ema: bool) -> tuple[dict, dict[str, Any], int]:
-    """Parameters of the newest checkpoint on this process's first device.
+    """Parameters of the newest checkpoint, spread over this process's devices.
 
     Args:
       workdir: Of the training, which may still be going on.
@@ -164,7 +169,7 @@ def from_checkpoint(workdir: str, ema: bool) -> tuple[dict, dict[str, Any], int]
     if not checkpoint.has_any(workdir):
         raise FileNotFoundError(_NO_CHECKPOINT.format(workdir))
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
-    step = checkpoints.latest()
+    step = hosts.of_first(checkpoints.latest())  # another may be there when the next one looks
     description = checkpoints.meta(step)['description']
     model = build_model(description, np.float32)
     inputs = model_inputs(description)
@@ -172,12 +177,10 @@ def from_checkpoint(workdir: str, ema: bool) -> tuple[dict, dict[str, Any], int]
         lambda key: build.first_parameters(model, key, inputs), jax.random.key(0)
     )
     trainable, frozen = state.split(params, build.frozen_rule(description['model']['name']))
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     name = 'ema' if ema else 'params'
     parts = {name: trainable} | ({'frozen': frozen} if frozen else {})
-    restored = checkpoints.restore_parts(
-        step, checkpoint.abstract(parts, jax.tree.map(lambda _: device, parts))
-    )
+    shardings = sharding.of_tree(parts, sharding.local_mesh(fsdp=-1))
+    restored = checkpoints.restore_parts(step, checkpoint.abstract(parts, shardings))
     checkpoints.close()
     return state.merge(restored[name], restored.get('frozen', {})), description, step
 

@@ -25,7 +25,7 @@ import ml_collections
 import pytest
 from absl import flags
 
-from panoptic_jax import clock, prepare, sample, sharding, train
+from panoptic_jax import clock, prepare, preview, sample, sharding, train
 from panoptic_jax import config as settings
 from panoptic_jax.encoders import rows
 
@@ -95,8 +95,8 @@ def on_one_device():
     """The code sees one of the eight devices, and measures no peak: faster."""
     make_mesh = sharding.make_mesh
 
-    def first_device(data=-1, fsdp=1):
-        return make_mesh(data, fsdp, jax.devices()[:1])
+    def first_device(data=-1, fsdp=1, devices=None):
+        return make_mesh(data, fsdp, (devices or jax.devices())[:1])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, 'make_mesh', first_device)
@@ -128,7 +128,7 @@ def trained(tmp_path_factory, scenes):
 
     def run(workdir):
         with on_one_device():
-            assert train.train(config, str(workdir), sample.make_preview(config))
+            assert train.train(config, str(workdir), preview.make_preview(config))
 
     return once(tmp_path_factory, 'trained', run), config
 

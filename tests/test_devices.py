@@ -20,9 +20,7 @@ def run(monkeypatch, tmp_path, config):
 
     def train_on(name, sizes, steps):
         devices = jax.devices()[: sizes[0] * sizes[1]]
-        monkeypatch.setattr(
-            sharding, 'make_mesh', lambda data, fsdp: make_mesh(*sizes, devices=devices)
-        )
+        monkeypatch.setattr(sharding, 'make_mesh', lambda *_: make_mesh(*sizes, devices))
         config.steps = steps
         assert train.train(config, str(tmp_path / name))
         lines = json_lines.read(tmp_path / name / 'metrics.jsonl')
@@ -92,6 +90,9 @@ def test_table_tells_what_lies_on_one_device():
 
     state = State()
     state.params = tree
-    header, line = sharding.table(state).splitlines()
-    assert header.split() == ['arrays', 'MiB', 'MiB/device']
-    assert line.split() == ['params', '2', '2.0', '0.5']
+    state.step = jax.device_put(jnp.zeros(()), sharding.replicated(mesh))
+    header, params, step, total = sharding.table(state).splitlines()
+    assert header.split() == ['arrays', 'split', 'MiB', 'MiB/device']
+    assert params.split() == ['params', '2', '1', '2.0', '0.5']
+    assert step.split() == ['step', '1', '0', '0.0', '0.0']
+    assert total.split() == ['total', '3', '1', '2.0', '0.5']

@@ -7,7 +7,7 @@ import pytest
 from conftest import tiny_config
 from PIL import Image
 
-from panoptic_jax import evaluate, prepare, sample, train
+from panoptic_jax import evaluate, prepare, preview, sample, train
 from panoptic_jax.data import loader, manifest
 from panoptic_jax.data.folder import CaptionedFolder
 
@@ -89,7 +89,7 @@ def test_uvit_trains_and_samples_on_images_alone(tmp_path, one_device):
     config.model.name = 'uvit'
     config.validate_every = config.preview_every = 4
     config.steps = 4
-    assert train.train(config, str(tmp_path / 'run'), sample.make_preview(config))
+    assert train.train(config, str(tmp_path / 'run'), preview.make_preview(config))
     sample.sample(config, str(tmp_path / 'run'))
     assert len(list((tmp_path / 'run' / 'samples' / 'images').iterdir())) == 6
     with pytest.raises(ValueError, match=r'Nothing in .* can be scored: it has no maps'):

@@ -16,10 +16,11 @@ MODULES = sorted(ROOT.glob('panoptic_jax/**/*.py'))
 # The rooms, from below: a module imports from its own room and from those above it in this list.
 ROOMS = (
     'chips', 'files', 'progress', 'event_files', 'foreign_names', 'diffusion', 'data', 'encoders',
-    'metrics', 'models', 'config', 'recipes', 'sharding', 'state', 'hosts', 'json_lines', 'clock',
-    'environment', 'export', 'checkpoint', 'dashboards', 'weights', 'import_weights',
+    'metrics', 'models', 'config', 'recipes', 'sharding', 'state', 'jobs', 'hosts', 'json_lines',
+    'clock', 'environment', 'export', 'checkpoint', 'dashboards', 'weights', 'import_weights',
     'initial_weights', 'sources', 'shard_records', 'prepare', 'train_step', 'train', 'sampler',
-    'sample', 'pipeline', 'scores', 'image_scores', 'evaluate', 'planning', 'plan', 'main',
+    'sample', 'preview', 'pipeline', 'scores', 'image_scores', 'evaluate', 'planning', 'plan',
+    'main',
 )  # fmt: skip
 # Rooms that know less than their place would allow, and all that they may import of ours.
 KNOW_ONLY = {

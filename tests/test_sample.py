@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_jax import sample, sampler, weights
+from panoptic_jax import preview, sample, sampler, weights
 from panoptic_jax.data import loader, manifest
 from panoptic_jax.export import samples
 from panoptic_jax.export.pairs import Pairs
@@ -219,9 +219,9 @@ def test_model_without_maps_gives_images_alone(config, tmp_path):
     sample.sample(config, str(tmp_path))
     found = {path.name for path in (tmp_path / 'samples').iterdir()}
     assert found == {'images', 'captions.json', 'settings.json'}
-    preview = sample.make_preview(config)
+    draw = preview.make_preview(config)
     params = weights.load(config.sample.weights)[0]
-    pictures, scores = preview(params)
+    pictures, scores = draw(params)
     assert pictures['preview'].shape == (4, 256, 256, 3)
     assert scores == {}
 

@@ -22,6 +22,7 @@ from panoptic_jax import (
     checkpoint,
     clock,
     json_lines,
+    preview,
     sample,
     sharding,
     state,
@@ -435,7 +436,7 @@ def test_two_streams_train_from_exported_image_weights(uvit, config, tmp_path, o
 def test_model_that_predicts_the_maps_noise_trains_and_samples(config, tmp_path, one_device):
     config.model.map_prediction = 'noise'
     config.preview_every = config.checkpoint_every = config.steps = 4
-    assert train.train(config, str(tmp_path), sample.make_preview(config))
+    assert train.train(config, str(tmp_path), preview.make_preview(config))
     assert 0.5 < json_lines.read(tmp_path / 'metrics.jsonl')[-1]['loss_map'] < 1.5
     sample.sample(config, str(tmp_path))
     assert len(list((tmp_path / 'samples' / 'panoptic').iterdir())) == 6

@@ -57,12 +57,22 @@ def begin(folder: epath.Path, facts: Mapping[str, Any]) -> bool:
     else:
         (folder / 'parts').mkdir(parents=True, exist_ok=True)
         files.write_json(path, facts)
-    return not (folder / 'captions.json').exists()
+    return not is_finished(folder)
 
 
-def has_part(folder: epath.Path, first: int) -> bool:
-    """Whether the batch that starts at pair `first` is done."""
-    return _part(folder, first).exists()
+def is_begun(folder: epath.Path) -> bool:
+    """Whether a job has claimed the folder."""
+    return (folder / 'settings.json').exists()
+
+
+def is_finished(folder: epath.Path) -> bool:
+    """Whether all pairs are there."""
+    return (folder / 'captions.json').exists()
+
+
+def parts(folder: epath.Path) -> set[int]:
+    """The batches that are done, each by the number of its first pair."""
+    return {int(path.stem) for path in (folder / 'parts').glob('*.json')}
 
 
 def write_part(

@@ -63,4 +63,4 @@ def is_frozen(path: str) -> bool:
 def copy_image_blocks(params: dict) -> dict:
     """Starts the map stream's blocks as copies of the image stream's (the paper is silent)."""
     blocks = {name: value for name, value in params['image'].items() if name.startswith('blocks_')}
-    return params | {'map': params['map'] | jax.tree.map(jnp.copy, blocks)}
+    return params | {'map': params['map'] | jax.tree.map(lambda a: a.copy(), blocks)}
