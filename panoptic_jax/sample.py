@@ -163,6 +163,7 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
         if given_map:
             records = [split[request['record']] for request in padded]
             given = np.stack([true_ids(r, side, manifest['void_wins']) for r in records])
+        texts, given = sharding.place((texts, given), rows)
         latents, ids = draw(params, texts, keys(settings.seed, first, len(padded)), given)
         images = autoencoder.decode(np.asarray(latents))
         ids = None if ids is None else np.asarray(ids)
