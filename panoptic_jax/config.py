@@ -85,7 +85,7 @@ def default() -> ml_collections.ConfigDict:
     sample.prompts = ''  # a text file, one prompt a line, or a prompt; '': captions of `split`
     sample.split = 'validation'  # 'train' | 'validation'
     sample.count = 64  # pairs to generate
-    sample.batch_size = 16  # pairs per call of the sampler, over all devices
+    sample.batch_size = 16  # pairs per call of the sampler, over the devices of one process
     sample.seed = 0
     sample.evaluations = 50  # network evaluations (NFE); guidance counts as one
     sample.solver = 'fast'  # 'fast' (order 3 and a rest), '1', '2', '3' or '2M'

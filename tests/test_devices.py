@@ -1,9 +1,16 @@
-"""One device against eight: the same losses, and checkpoints that move between them."""
+"""One device against eight, and how arrays lie on meshes, also on those of TPUs."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 from jax.sharding import PartitionSpec
 
 from panoptic_jax import clock, json_lines, sharding, train
@@ -78,6 +85,94 @@ def test_batches_lie_over_all_devices():
 def test_impossible_meshes_are_refused(sizes):
     with pytest.raises(ValueError, match='must be the number of devices, 8'):
         sharding.make_mesh(*sizes)
+
+
+def test_host_arrays_are_placed_in_parts():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    tree = {
+        'kernel': np.arange(1024 * 512, dtype=np.float32).reshape(1024, 512),
+        'bias': np.ones(3),
+    }
+    shardings = sharding.of_tree(tree, mesh)
+    placed = sharding.place(tree, shardings)
+    assert {shard.data.shape for shard in placed['kernel'].addressable_shards} == {(256, 512)}
+    whole = sharding.place(placed, sharding.replicated(mesh))
+    for found in (placed, whole):
+        jax.tree.map(np.testing.assert_array_equal, found, tree)
+    assert whole['kernel'].sharding.is_fully_replicated
+    assert sharding.place((np.ones(8), None), sharding.of_batch(mesh))[1] is None
+
+
+def test_local_meshes_split_as_far_as_devices_go():
+    found = [tuple(sharding.local_mesh(fsdp).shape.values()) for fsdp in (1, 2, 8, 16, 12, -1)]
+    assert found == [(8, 1), (4, 2), (1, 8), (1, 8), (2, 4), (1, 8)]
+
+
+TOPOLOGIES = (
+    ('v5e:16x16', 1, [(256, 1), (128, 2), (8, 32), (32, 8), (1, 256)]),
+    ('v5p:4x4x4', 1, [(64, 1), (32, 2), (2, 32)]),
+    ('v6e:16x16', 1, [(8, 32)]),
+    ('v4:2x2x2', 1, [(8, 2)]),  # two devices a chip, which no torus order knows
+    ('v5e:4x4', 2, [(32, 1), (8, 4), (2, 16), (1, 32)]),
+)
+# Which a process of its own does, since libtpu is loaded for good.
+MESHES = """
+import json, sys
+from jax.experimental import topologies
+from panoptic_jax import sharding
+for name, slices, sizes in json.loads(sys.argv[1]):
+    several = {'num_slices': slices} if slices > 1 else {}
+    devices = topologies.get_topology_desc(
+        platform='tpu', topology_name=name, **several
+    ).devices
+    for data, fsdp in sizes:
+        mesh = sharding.make_mesh(data, -1 if fsdp > 1 else 1, devices)
+        place = lambda d: [getattr(d, 'slice_index', 0) or 0, *d.coords, d.core_on_chip]
+        print(json.dumps([str(mesh.axis_types), [[place(d) for d in row] for row in mesh.devices]]))
+"""
+
+
+@pytest.fixture(scope='session')
+def meshes():
+    """{(topology, sizes): for each device of the mesh its slice and place}."""
+    if importlib.util.find_spec('libtpu') is None:
+        pytest.skip('libtpu is not installed: pip install -r tests/requirements.txt')
+    environment = os.environ | {
+        'PYTHONPATH': str(ROOT), 'TPU_SKIP_MDS_QUERY': '1', 'TPU_WORKER_HOSTNAMES': 'localhost',
+        'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, '-c', MESHES, json.dumps(TOPOLOGIES)],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    asked = [(name, size) for name, _, sizes in TOPOLOGIES for size in sizes]
+    return dict(zip(asked, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize(('name', 'slices', 'sizes'), TOPOLOGIES, ids=lambda value: str(value))
+def test_any_sizes_make_a_mesh_of_tpus(meshes, name, slices, sizes):
+    for size in sizes:
+        types, grid = meshes[name, size]
+        assert 'Auto' in types
+        assert 'Explicit' not in types
+        grid = np.array(grid)
+        assert grid.shape[:2] == size
+        assert len(np.unique(grid.reshape(-1, grid.shape[-1]), axis=0)) == size[0] * size[1]
+        for row in grid:
+            spans = len(np.unique(row[:, 0]))
+            assert spans == (2 if slices == 2 and size[0] == 1 else 1)  # 'fsdp' inside a slice
+        if slices == 2 and size[0] > 1:
+            assert np.unique(grid[: size[0] // 2, :, 0]).tolist() == [0]
+            assert np.unique(grid[size[0] // 2 :, :, 0]).tolist() == [1]
+
+
+def test_those_who_share_parameters_are_neighbours(meshes):
+    """8 x 32 on 16 x 16 chips: each 32 are two neighbouring rows or columns."""
+    for row in np.array(meshes['v5e:16x16', (8, 32)][1]):
+        x, y = row[:, 1], row[:, 2]
+        assert sorted((len(np.unique(x)), len(np.unique(y)))) == [2, 16]
+        assert min(np.ptp(x), np.ptp(y)) == 1
 
 
 def test_table_tells_what_lies_on_one_device():
