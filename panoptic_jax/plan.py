@@ -17,6 +17,7 @@ from etils import epath
 from jax.experimental import topologies
 
 from panoptic_jax import (
+    checkpoint,
     chips,
     files,
     sampler,
@@ -72,7 +73,7 @@ def plan(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
             return predict(program, chip, mesh.size, settings.batch_per_device)
 
         report = common | predicted(config.fused_attention)
-        if report['assumed_kernel_seconds']:
+        if report['assumed_kernel_seconds'] and settings.xla_only:
             names = ('predicted_step_seconds', 'predicted_mfu', 'compile_seconds')
             plain = predicted(False)
             report['xla_only'] = {key: plain[key] for key in names}
@@ -156,13 +157,8 @@ def _train_program(config, description, mesh, batch_size, fused):
 
 
 def _sample_program(config, description, mesh, batch_size, fused):
-    rows, whole = sharding.of_batch(mesh), sharding.replicated(mesh)
+    rows = sharding.of_batch(mesh)
     text = _empty_text(description)
-
-    def place(tree, sharding_):
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding_), tree
-        )
 
     def sample(attention):
         settings, dtype = config.sample, _dtype(config)
@@ -173,10 +169,11 @@ def _sample_program(config, description, mesh, batch_size, fused):
     first = jax.eval_shape(
         lambda key: build.first_parameters(model, key, inputs), jax.eval_shape(jax.random.key, 0)
     )
-    params = place(first, whole)
+    params = checkpoint.abstract(first, sharding.of_tree(first, mesh))
+    keys = jax.eval_shape(lambda: sampler.keys(0, 0, batch_size))
     arguments = [
         jax.ShapeDtypeStruct((batch_size, *text.shape), np.float16, sharding=rows),
-        place(jax.eval_shape(lambda: sampler.keys(0, 0, batch_size)), rows),
+        checkpoint.abstract(keys, rows),
     ]
     if config.model.given_map:
         side = sampler.map_side(description)

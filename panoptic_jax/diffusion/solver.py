@@ -148,26 +148,33 @@ def solve(
             data['map'] = jnp.clip(map_bits, -1, 1) if clip_map else map_bits
         return data, map_bits
 
-    def step(carry, coefficients, multistep):
-        start, previous, _ = carry
-        current = start
-        for stage, (time, alpha, sigma, *weights) in enumerate(coefficients):
-            data, map_values = data_prediction(current, time, alpha, sigma)
-            if stage == 0:
-                initial = data
-                reference = previous if multistep else data
-            current = _combine(weights, start, initial, data, reference)
-        return (current, data, map_values if 'map' in state else None), None
+    # One scan over evaluations, not steps: the network is compiled once whatever the orders.
+    def evaluate(carry, row):
+        current, start, initial, previous, _ = carry
+        time, alpha, sigma, *coefficients, begins = row
 
+        def renewed(new, old):
+            return jax.tree.map(lambda a, b: jnp.where(begins > 0, a, b), new, old)
+
+        data, map_values = data_prediction(current, time, alpha, sigma)
+        start, initial = renewed(current, start), renewed(data, initial)
+        reference = previous if multistep else initial
+        current = _combine(coefficients, start, initial, data, reference)
+        return (current, start, initial, data, map_values if 'map' in state else None), None
+
+    multistep = any(group.multistep for group in plan)
+    rows = jnp.asarray(np.concatenate([_rows(group) for group in plan]), x.dtype)
     zeros = jax.tree.map(jnp.zeros_like, state)
-    carry = (state, zeros, zeros.get('map'))
-    for multistep, coefficients in plan:
-        coefficients = jnp.asarray(coefficients, x.dtype)
-        carry, _ = jax.lax.scan(
-            lambda carry, row, multistep=multistep: step(carry, row, multistep), carry, coefficients
-        )
-    state, _, map_values = carry
+    carry = (state, zeros, zeros, zeros, zeros.get('map'))
+    (state, *_, map_values), _ = jax.lax.scan(evaluate, carry, rows)
     return state['image'], map_values
+
+
+def _rows(group: Group) -> np.ndarray:
+    """(evaluations, 7): the coefficients, and whether the evaluation begins a step."""
+    steps, order, _ = group.coefficients.shape
+    begins = np.broadcast_to(np.arange(order) == 0, (steps, order))[..., None]
+    return np.concatenate([group.coefficients, begins], axis=-1).reshape(steps * order, -1)
 
 
 def _combine(weights, start, initial, data, reference):
