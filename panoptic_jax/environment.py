@@ -1,7 +1,8 @@
-"""What a run was: `config.json` and `environment.json` in its folder."""
+"""What a run was: `config.json` and `environment.json` in its folder, and its compiled programs."""
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -54,6 +55,17 @@ def record(workdir: str, config: ml_collections.ConfigDict) -> None:
         'processes': jax.process_count(),
     }
     files.write_json(folder / 'environment.json', details)
+
+
+def keep_compiled(workdir: str) -> None:
+    """Programs that took over a second to compile are kept in `workdir/compiled`.
+
+    The same command then starts at once, after a preemption or as another mode. Call it before
+    anything is compiled. `JAX_COMPILATION_CACHE_DIR` names another folder.
+    """
+    if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+        folder = epath.Path(workdir) / 'compiled'
+        jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
 
 
 def _commit() -> str | None:

@@ -62,7 +62,18 @@ def _run(mode, config, workdir):
         return 0
     if not workdir:
         raise ValueError(f'--mode={mode} needs --workdir=DIR, the folder of the run.')
-    from panoptic_jax import evaluate, import_weights, plan, preview, sample, train, weights
+    from panoptic_jax import (
+        environment,
+        evaluate,
+        import_weights,
+        plan,
+        preview,
+        sample,
+        train,
+        weights,
+    )
+
+    environment.keep_compiled(workdir)
 
     if mode == 'train':
         show = preview.make_preview(config) if config.preview_every else None
