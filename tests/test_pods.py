@@ -70,21 +70,21 @@ def laid_out(name):
         yield
 
 
-def configured(scenes, name, steps=STEPS):
+def configured(scenes, steps=STEPS, watched=False):
     config = tiny_config(scenes)
     config.steps = steps
     config.log_every = 1
     config.checkpoint_every = SAVED
     config.keep_last = 2
-    config.validate_every = SAVED
-    config.preview_every = STEPS if name in ('one', 'pods') else 0
+    config.validate_every = SAVED if watched else 0
+    config.preview_every = STEPS if watched else 0
     config.preview_count = 8
     return config
 
 
-def run(scenes, folder, name, steps=STEPS):
-    """Trains into a folder on a layout, on the devices of this process or job."""
-    config = configured(scenes, name, steps)
+def run(scenes, folder, name, steps=STEPS, watched=False):
+    """Trains on a layout of the devices of this process or job; `watched`: with previews."""
+    config = configured(scenes, steps, watched)
     with laid_out(name):
         show = preview.make_preview(config) if config.preview_every else None
         return train.train(config, str(folder), show)
@@ -126,11 +126,11 @@ def child(phase, folder, scenes, devices):
     folder = Path(folder)
     hosts.start()
     if phase in HERE:
-        at_batch(KILLED + 2, functools.partial(kill, folder / phase / 'broken'))
+        at_batch(KILLED + 1, functools.partial(kill, folder / phase / 'broken'))
         run(scenes, folder / phase / 'broken', phase)
     elif phase == 'first':
-        assert run(scenes, folder / 'pods' / 'unbroken', 'pods')
-        at_batch(KILLED + 2, functools.partial(kill, folder / 'pods' / 'broken'))
+        assert run(scenes, folder / 'pods' / 'unbroken', 'pods', watched=True)
+        at_batch(KILLED + 1, functools.partial(kill, folder / 'pods' / 'broken'))
         run(scenes, folder / 'pods' / 'broken', 'pods')
     elif phase == 'second':
         assert run(scenes, folder / 'pods' / 'broken', 'pods')
@@ -139,9 +139,8 @@ def child(phase, folder, scenes, devices):
         score(folder / 'scored' / 'pods')
         assert image_stream_alone(scenes, folder, 'pods')
         at_batch(6, terminate)
-        config = configured(scenes, 'data')
         with laid_out('pods'):
-            sys.exit(main._run('train', config, str(folder / 'pods' / 'stopped')))
+            sys.exit(main._run('train', configured(scenes), str(folder / 'pods' / 'stopped')))
     elif phase == 'third':
         assert run(scenes, folder / 'pods' / 'stopped', 'pods')
 
@@ -183,7 +182,7 @@ def score(workdir):
 
 def image_stream_alone(scenes, folder, name):
     """Starts a U-ViT from the image stream of split one-stream weights, and hardly moves it."""
-    config = configured(scenes, 'data', steps=1)
+    config = configured(scenes, steps=1)
     config.model.name = 'uvit'
     config.init_weights = str(folder / 'fsdp' / 'unbroken' / 'weights.safetensors')
     config.learning_rate = 1e-30
@@ -242,7 +241,7 @@ def pods(tmp_path_factory, scenes, trained, towers):  # noqa: F811 - the fixture
         killed = {name: start(folder, scenes, name) for name in HERE}
         pair = start(folder, scenes, 'first', 2)
         for name in HERE:
-            assert run(scenes, folder / name / 'unbroken', name)
+            assert run(scenes, folder / name / 'unbroken', name, watched=name == 'one')
         for phase, processes in (*killed.items(), ('first', pair)):
             wait(folder, phase, processes, -signal.SIGKILL)
 
@@ -321,7 +320,7 @@ def test_parameters_are_really_split(pods):
         log = (pods / 'logs' / ('first0' if name == 'pods' else f'{name}0')).read_text()
         arrays, split, whole, own = map(float, log.split('\ntotal ')[1].split('\n')[0].split())
         assert (split > 0.4 * arrays) == (share > 1)
-        assert whole / own == pytest.approx(share, rel=0.1)
+        assert whole / own == pytest.approx(share, rel=0.25)
 
 
 def test_validation_and_previews_of_two_processes(pods):
