@@ -154,7 +154,15 @@ def requirements(name):
     return {match[1].lower().replace('_', '-'): match[2] for match in matches}
 
 
-@pytest.mark.parametrize('name', ['requirements.txt', 'tests/requirements.txt'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'requirements.txt',
+        'tests/requirements.txt',
+        'launch/requirements-tpu.txt',
+        'launch/requirements-gpu.txt',
+    ],
+)
 def test_requirements_are_bounded(name):
     for distribution, bounds in requirements(name).items():
         exact = re.fullmatch(r'==[\d.]+', bounds)

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Trains on GPUs: on the nodes of a Slurm cluster, or on this machine. From the repository's folder,
+# with the packages in .venv (launch/requirements-gpu.txt):
+#
+#   sbatch --nodes=2 launch/gpu_slurm.sh --config=configs/one_stream.py --workdir=runs/one_stream
+#   bash launch/gpu_slurm.sh --config=configs/one_stream.py --workdir=runs/one_stream
+#   bash launch/gpu_slurm.sh --dry-run --config=...    # prints what both would run
+#
+# Folders must be on a file system that all nodes see. Options for sbatch before the script's name
+# replace those below; where a node has 4 GPUs: --ntasks-per-node=4 --gpus-per-node=4.
+#
+# One process per GPU: in a Slurm job, JAX gives each process the one device of its number on the node.
+# For that, each has to see all GPUs of its node: no --gpus-per-task, no --gpu-bind.
+#SBATCH --job-name=panoptic_jax
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+# SIGTERM 120 s before the time is over, to the processes that train: without `B:`, which would signal
+# this script alone. It cannot pass one on, since srun answers a SIGTERM by ending its processes.
+#SBATCH --signal=TERM@120
+# The same job goes on in the same log.
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%j.log
+set -euo pipefail
+readonly RUN_AGAIN=75 # SIGTERM came, and a checkpoint is saved
+
+# Slurm runs a copy of this script, from a folder of its own.
+cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
+if [[ ! -f launch/xla_flags.sh ]]; then
+  echo "error: $PWD is not the repository's folder; submit the job from there." >&2
+  exit 1
+fi
+source launch/xla_flags.sh gpu
+
+dry_run=''
+if [[ ${1:-} == --dry-run ]]; then
+  dry_run=yes
+  shift
+fi
+python=.venv/bin/python
+[[ -x $python ]] || python=python
+command=("$python" -m panoptic_jax.main "$@")
+# A process that ends takes the others along only by JAX: Slurm would kill those that still save.
+# srun does not take the number of CPUs over from sbatch.
+step=(srun --kill-on-bad-exit=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" "${command[@]}")
+
+if [[ -n $dry_run ]]; then
+  echo "export XLA_FLAGS='$XLA_FLAGS' XLA_PYTHON_CLIENT_MEM_FRACTION=$XLA_PYTHON_CLIENT_MEM_FRACTION"
+  echo '# In a job of Slurm, which is queued again after exit code 75:'
+  printf '%q ' "${step[@]}"
+  printf '\n# On one machine, one process for all of its GPUs:\n'
+  printf '%q ' "${command[@]}"
+  echo
+  exit
+fi
+[[ -n ${SLURM_JOB_ID:-} ]] || exec "${command[@]}"
+
+# Who cancels the job signals this script too. It has to live on until its processes have saved.
+cancelled=''
+trap 'cancelled=yes' TERM
+status=0
+"${step[@]}" || status=$?
+if ((status == RUN_AGAIN)) && [[ -z $cancelled ]]; then
+  echo "Exit code $RUN_AGAIN: everything is saved, queueing the job again."
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
