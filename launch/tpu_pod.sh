@@ -29,7 +29,7 @@ Every command is printed before it runs, and can be copied. An example:
 
   bash launch/tpu_pod.sh all --dry-run --name=pdm --zone=us-west4-a --type=v5litepod-256 --spot \
       --config=configs/one_stream.py --workdir=gs://BUCKET/one_stream \
-      --config.data.dir=gs://BUCKET/coco --config.batch_size=4096
+      --config.data.dir=gs://BUCKET/coco
 EOF
 }
 
