@@ -18,9 +18,9 @@ def program(path, text):
 
 def flags_for(platform, **environment):
     """What xla_flags.sh adds to the environment for 'tpu' or 'gpu'."""
-    before = {'PATH': os.environ['PATH']} | environment
-    printed = subprocess.check_output(
-        ['bash', '-c', f'source launch/xla_flags.sh {platform}; env -0'], cwd=ROOT, env=before
-    )
+    own = {'PATH': os.environ['PATH']} | environment
+    script = f'source launch/xla_flags.sh {platform}; env -0'
+    printed = subprocess.check_output(['bash', '-c', script], cwd=ROOT, env=own)
     after = dict(item.split('=', 1) for item in printed.decode().split('\0') if item)
-    return {k: v for k, v in after.items() if before.get(k) != v and k[0] != '_' and k != 'SHLVL'}
+    shells = {'PWD', 'SHLVL', '_'}
+    return {k: v for k, v in after.items() if own.get(k) != v and k not in shells}

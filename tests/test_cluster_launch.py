@@ -189,7 +189,7 @@ def test_the_container_replaces_its_shell_by_the_command(jobset, tmp_path):
     )
     number, flags, *arguments = process.communicate(timeout=30)[0].splitlines()
     assert int(number) == process.pid
-    assert flags.split() == flags_for('tpu')['LIBTPU_INIT_ARGS'].split()
+    assert flags.split() == flags_for('tpu').get('LIBTPU_INIT_ARGS', '').split()
     assert arguments == ['-m', 'panoptic_jax.main', *container['args']]
     assert all('gs://BUCKET/' in value for value in container['args'][1:])
     assert (ROOT / container['args'][0].split('=')[1]).exists()

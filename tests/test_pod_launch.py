@@ -185,7 +185,9 @@ def test_all_creates_sets_up_runs_and_follows(cloud):
         assert installed.split('--requirement ')[1] == 'launch/requirements-tpu.txt\n'
         ((flags, *arguments),) = cloud.started(home)
         assert arguments == ['-m', 'panoptic_jax.main', *RUN, PROMPT]
-        assert flags.split('=', 1)[1].split() == flags_for('tpu')['LIBTPU_INIT_ARGS'].split()
+        assert (
+            flags.split('=', 1)[1].split() == flags_for('tpu').get('LIBTPU_INIT_ARGS', '').split()
+        )
     assert 'a line of the log' in done.stdout
     commit = subprocess.check_output(['git', '-C', cloud.clone, 'rev-parse', 'HEAD'])
     folder = cloud.homes[1] / 'panoptic_jax'
