@@ -53,7 +53,7 @@ LIMIT = 300  # s, of a process
 
 @contextlib.contextmanager
 def laid_out(name):
-    """The code sees the devices of a layout, and splits even small arrays."""
+    """The code sees the devices of a layout, and splits a tiny model's kernels."""
     make_mesh = sharding.make_mesh
 
     def mesh_of_layout(data=-1, fsdp=1, devices=None):
@@ -65,7 +65,7 @@ def laid_out(name):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, 'make_mesh', mesh_of_layout)
-        patch.setattr(sharding, 'SMALL', 64)
+        patch.setattr(sharding, 'SMALL', 1024)
         patch.setattr(clock, 'matmul_peak', lambda devices: 1e11)
         yield
 
@@ -319,7 +319,7 @@ def test_parameters_are_really_split(pods):
     for name, share in (('data', 1), ('fsdp', 8), ('both', 2), ('pods', 2)):
         log = (pods / 'logs' / ('first0' if name == 'pods' else f'{name}0')).read_text()
         arrays, split, whole, own = map(float, log.split('\ntotal ')[1].split('\n')[0].split())
-        assert (split > 0.4 * arrays) == (share > 1)
+        assert (split > arrays / 10) == (share > 1)
         assert whole / own == pytest.approx(share, rel=0.25)
 
 
