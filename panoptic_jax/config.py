@@ -50,7 +50,7 @@ def default() -> ml_collections.ConfigDict:
     model.zero_conv_bias = False  # 'two_stream': True as in imported weights; the paper has none
     model.dtype = 'auto'  # of the computation: 'float32', 'bfloat16'; 'auto': by platform
 
-    # Attention in one kernel on TPU (ours) and GPU (cuDNN's), in parts on CPU. False: plain.
+    # Attention in one kernel on TPU (ours) and GPU (cuDNN's), in parts on CPU. False: none.
     config.fused_attention = True
 
     # Durations are optimiser steps; sizes are whole batches over all devices.

@@ -41,7 +41,8 @@ def main(argv: list[str]) -> int:
     )
     try:
         settings.check(_CONFIG.value)
-        hosts.start()
+        if _MODE.value != 'plan':  # which needs one machine, of whatever job it is part
+            hosts.start()
         files.connect(_WORKDIR.value or '', *settings.paths(_CONFIG.value))
         return _run(_MODE.value, _CONFIG.value, _WORKDIR.value)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:

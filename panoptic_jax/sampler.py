@@ -51,6 +51,9 @@ def make_sampler(
     scale = description['autoencoder']['scale']
 
     def sampler(params, text, keys, given=None):
+        # Once for all evaluations. Vectors stay: norms multiply by theirs in float32.
+        params = jax.tree.map(lambda a: a.astype(dtype) if a.ndim > 1 else a, params)
+
         def start(number, shape):
             draw = lambda key: jax.random.normal(jax.random.fold_in(key, number), shape)  # noqa: E731
             return jax.vmap(draw)(keys)

@@ -40,7 +40,8 @@ StackFrames
 }
 
 %condition (p.2: (s32[], f32[8,4])) -> pred[] {
-  %less = pred[] compare(%i, %n), direction=LT
+  %bound = s32[]{:T(128)} constant(3)
+  %less = pred[] compare(%i, %bound), direction=LT
 }
 
 ENTRY %main (x: f32[8,4]) -> f32[8,4] {
@@ -67,6 +68,15 @@ def test_the_schedule_counts_loops_kernels_and_traffic():
         ('models/uvit.py:18', 'attention', pytest.approx(10.0), True),
         ('models/uvit.py:18', 'add', pytest.approx(5.0), False),
     ]
+
+
+def test_trips_of_loops_are_the_compilers_or_the_bound():
+    chip = chips.Chip(1000.0, 10, 2**30, 1000.0, 50.0)
+    total = sum(x.seconds for x in schedule.operations(SCHEDULED, chip))
+    unsaid = SCHEDULED.replace('"known_trip_count":{"n":"3"}', '')
+    assert sum(x.seconds for x in schedule.operations(unsaid, chip)) == total
+    with pytest.raises(ValueError, match='no known number of trips'):
+        schedule.operations(unsaid.replace('constant(3)', 'parameter(0)'), chip)
 
 
 def test_chips_are_known_by_their_kind():
@@ -100,7 +110,7 @@ def test_a_plan_needs_no_data_and_no_tpu(planned, tmp_path, capsys):
         )
         assert report['images_per_second_per_chip'] == pytest.approx(4 / seconds)
         assert 0 < report['assumed_kernel_seconds'] < seconds
-        assert report['xla_only']['predicted_step_seconds'] > 0
+        assert report['xla_only']['predicted_step_seconds'] > seconds
         assert report['batch_that_fits'] > 100
         assert any('models/' in row['source'] for row in report['costliest'])
         assert sum(row['seconds'] for row in report['costliest']) <= seconds * 1.0001

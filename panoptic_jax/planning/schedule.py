@@ -102,9 +102,8 @@ def _walk(name: str, repeats: int, computations: dict, sources: dict, chip: Chip
             continue
         kind = match[2]
         if kind == 'while':
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
             body = re.search(r'body=%?([\w.-]+)', line)[1]
-            times = repeats * (int(trips[1]) if trips else 1)
+            times = repeats * _trips(line, computations)
             yield from _walk(body, times, computations, sources, chip)
             continue
         if kind in ('call', 'conditional'):
@@ -123,6 +122,17 @@ def _walk(name: str, repeats: int, computations: dict, sources: dict, chip: Chip
             kind,
             repeats * _result_bytes(match[1]),
         )
+
+
+def _trips(line: str, computations: dict) -> int:
+    """How often a loop runs: what the compiler says, or the bound that it counts up to."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', line):
+        return int(known[1])
+    condition = computations[re.search(r'condition=%?([\w.-]+)', line)[1]]
+    bounds = [int(n) for text in condition for n in re.findall(r'constant\((\d+)\)', text)]
+    if len(bounds) != 1:
+        raise ValueError(f'A loop of the compiled program has no known number of trips: {line}')
+    return bounds[0]
 
 
 def _seconds(line: str, chip: Chip) -> tuple[float, bool]:
