@@ -110,6 +110,12 @@ def topology_devices(name: str, num_slices: int) -> list:
             "names such as 'v5e:4x4', 'v5p:2x2x2' or 'v6e:16x16', and `pip install "
             "'jax[tpu]'` if libtpu is missing."
         ) from error
+    kind = topology.devices[0].device_kind
+    if not chips.known_chip(kind):
+        raise ValueError(
+            f'plan.topology is {name!r}, of chips {kind!r}, whose peaks are not in chips.py yet; '
+            'add them there.'
+        )
     return list(topology.devices)
 
 

@@ -156,6 +156,10 @@ def test_what_does_not_fit_is_said_with_what_would(planned, tmp_path):
 def test_topologies_by_name():
     assert len(plan.topology_devices('v5e:4x4', 2)) == 32
     assert {d.slice_index for d in plan.topology_devices('v5e:2x2', 2)} == {0, 1}
+    for name, count, kind in (('v4:2x2x1', 4, 'v4'), ('v5p:2x2x1', 4, 'v5'), ('v6e:2x2', 4, 'v6')):
+        devices = plan.topology_devices(name, 1)
+        assert len(devices) == count
+        assert kind in devices[0].device_kind
     with pytest.raises(ValueError, match=r"plan\.topology is 'v5p-128'"):
         plan.topology_devices('v5p-128', 1)
 

@@ -24,7 +24,7 @@ def table(name: str, report: Mapping[str, Any]) -> str:
         ('images that fit', f'about {report["batch_that_fits"]} a chip'),
         ('arithmetic', f'{report["model_flops_per_step"] / 1e12:.2f} TFLOP a {each}, all chips'),
         ('between chips', _traffic(report)),
-        (f'time of a {each}', _time(report)),
+        ('time', _time(report, each)),
         ('at least', _floors(report)),
         ('MFU', _mfu(report)),
         (
@@ -47,7 +47,7 @@ def table(name: str, report: Mapping[str, Any]) -> str:
         f'== {name}: predicted by the compiler at {report["clock_hertz"] / 1e9:.2f} GHz, '
         'not measured =='
     ]
-    lines += [f'{title:24} {text}' for title, text in rows]
+    lines += [f'{title:16} {text}' for title, text in rows]
     lines.append('costliest operations:')
     for row in report['costliest']:
         marked = ' (assumed)' if row['assumed'] else ''
@@ -76,8 +76,8 @@ def _traffic(report):
     return f'{parts} a chip; {1e3 * report["link_seconds"]:.2f} ms if nothing hides it, not counted'
 
 
-def _time(report):
-    text = f'{1e3 * report["predicted_step_seconds"]:.2f} ms'
+def _time(report, each):
+    text = f'{1e3 * report["predicted_step_seconds"]:.2f} ms a {each}'
     assumed = report['assumed_kernel_seconds']
     if assumed:
         text += (
