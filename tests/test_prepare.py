@@ -17,6 +17,7 @@ from panoptic_jax import prepare
 from panoptic_jax.config import default
 from panoptic_jax.data import geometry, loader, scenes, shards
 from panoptic_jax.data.example import Example
+from panoptic_jax.data.records import Records
 from panoptic_jax.encoders import pixels, words
 from panoptic_jax.progress import duration, readable
 
@@ -186,7 +187,7 @@ def test_mirrored_images_share_their_captions(prepared, tmp_path):
     plain, originals = (loader.Split(str(folder), 'train') for folder in (prepared, data_dir))
     features = shards.image_features((32, 32, 3), False, 128)
     lengths = splits['train']['image_shards']
-    stored = shards.Records(data_dir, 'images', 'train', lengths, features)
+    stored = Records(data_dir, 'images', 'train', lengths, features)
     assert (lengths, len(stored)) == ([6, 6, 6, 4], 22)
     for i in (0, 4, 10):
         before, once, twice = plain[i], stored[2 * i], stored[2 * i + 1]

@@ -9,6 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from panoptic_jax.data import shards
+from panoptic_jax.data.records import Records
 
 LENGTHS = {'train': [3, 2], 'validation': [1]}
 
@@ -37,9 +38,9 @@ def write(data_dir: Path) -> None:
     shards.write_metadata(data_dir, 'images', features, LENGTHS, 'Random numbers.')
 
 
-def records(data_dir: Path) -> shards.Records:
+def records(data_dir: Path) -> Records:
     features = shards.image_features((4, 4, 3), has_variance=False, map_size=8)
-    return shards.Records(data_dir, 'images', 'train', LENGTHS['train'], features)
+    return Records(data_dir, 'images', 'train', LENGTHS['train'], features)
 
 
 def assert_equal(found: dict, expected: dict) -> None:
@@ -57,6 +58,29 @@ def test_records_come_back_across_shards(tmp_path):
         assert_equal(found[number], image_record(number))
     with pytest.raises(IndexError):
         found[5]
+
+
+def test_rows_are_the_records(tmp_path):
+    """Numbers of one to five bytes move what stands behind them."""
+    features = shards.image_features((4, 4, 3), has_variance=False, map_size=8)
+    written = [image_record(i) | {'first_caption': 7**i, 'image_id': 9**i} for i in range(11)]
+    for index, part in enumerate((written[:6], written[6:])):
+        path = shards.shard_path(tmp_path, 'images', 'train', index, 2)
+        shards.write_shard(path, features, part)
+    found = Records(tmp_path, 'images', 'train', [6, 5], features)
+    order = [10, 0, 3, 3, 8, 1, 9]
+    rows = found.rows(order, found.names)
+    assert set(rows) == set(written[0])
+    for row, number in enumerate(order):
+        assert_equal(
+            {name: value[row] for name, value in rows.items()}, image_arrays(written[number])
+        )
+
+
+def image_arrays(record: dict) -> dict:
+    """With numbers of the types that they are stored as."""
+    types = {'image_id': np.int64, 'first_caption': np.int32, 'num_captions': np.int32}
+    return {name: types.get(name, lambda value: value)(value) for name, value in record.items()}
 
 
 def test_tfds_opens_the_data_set(tmp_path):
@@ -81,7 +105,7 @@ def test_captions_hold_text_and_features(tmp_path):
     }
     path = shards.shard_path(tmp_path, 'captions', 'train', 0, 1)
     shards.write_shard(path, features, [record])
-    found = shards.Records(tmp_path, 'captions', 'train', [1], features)[0]
+    found = Records(tmp_path, 'captions', 'train', [1], features)[0]
     assert found.pop('caption').decode() == record.pop('caption')
     assert_equal(found, record)
 
@@ -131,6 +155,8 @@ def test_missing_and_damaged_shards_are_named(tmp_path):
     found = records(tmp_path)
     with pytest.raises(ValueError, match='00001-of-00002 is damaged: record 3 of the split cannot'):
         found[3]
+    with pytest.raises(ValueError, match='00001-of-00002 is damaged: record 3 of the split cannot'):
+        found.rows([0, 3], ['latents'])
     path.unlink()
     with pytest.raises(FileNotFoundError, match='00001-of-00002 is missing; restore it'):
         records(tmp_path)

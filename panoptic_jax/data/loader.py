@@ -7,7 +7,7 @@ integer whatever the number of hosts and loader processes. Putting batches on de
 
 import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
@@ -16,6 +16,10 @@ from etils import epath
 
 from panoptic_jax.data import shards
 from panoptic_jax.data.manifest import copies, open_manifest
+from panoptic_jax.data.records import Records
+
+_THREADS = 2  # Python's lock leaves more of them little to do
+_BATCHES_AHEAD = 4
 
 
 def empty_text(data_dir: str) -> np.ndarray:
@@ -68,7 +72,8 @@ class TrainBatches:
 
     def __init__(
         self,
-        dataset: grain.MapDataset,
+        order: grain.MapDataset,
+        read: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
         batch_size: int,
         process_index: int,
         process_count: int,
@@ -79,7 +84,8 @@ class TrainBatches:
                 f'batch_size is {batch_size}, which {process_count} processes cannot share; '
                 f'it must be a multiple of {process_count}.'
             )
-        self._dataset = dataset
+        self._order = order
+        self._read = read
         self._batch_size = batch_size
         self._process_index = process_index
         self._process_count = process_count
@@ -100,10 +106,12 @@ class TrainBatches:
         return batch
 
     def _start(self) -> grain.DatasetIterator:
+        # Grain decides on the numbers of records; the records of a batch are read together.
         share = self._batch_size // self._process_count
-        batches = self._dataset[self._position :].batch(share, drop_remainder=True)
-        stream = batches[self._process_index :: self._process_count].to_iter_dataset(
-            grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
+        drawn = self._order[self._position :].batch(share, drop_remainder=True)
+        batches = drawn[self._process_index :: self._process_count].map(self._read)
+        stream = batches.to_iter_dataset(
+            grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BATCHES_AHEAD)
         )
         if self._workers:
             stream = stream.mp_prefetch(
@@ -161,25 +169,29 @@ def train_batches(
       ValueError: there is no such split, a shard is damaged, or the batch cannot be shared.
     """
     images, captions = _open(data_dir, split, cache)
-    dataset = (
-        grain.MapDataset.source(images)
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .random_map(functools.partial(_with_caption, captions))
-    )
-    return TrainBatches(dataset, batch_size, process_index, process_count, workers)
+    order = grain.MapDataset.range(len(images)).seed(seed).shuffle().repeat().random_map(_draw)
+    read = functools.partial(_read, images, captions)
+    return TrainBatches(order, read, batch_size, process_index, process_count, workers)
 
 
-def _with_caption(
-    captions: shards.Records, record: dict[str, Any], rng: np.random.Generator
+def _draw(image: int, rng: np.random.Generator) -> dict[str, Any]:
+    """An image's number, and a random one that decides between its captions."""
+    return {'image': image, 'draw': rng.integers(2**32, dtype=np.uint32)}
+
+
+def _read(
+    images: Records, captions: Records, drawn: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    drawn = record['first_caption'] + rng.integers(record['num_captions'])
-    arrays = {name: value for name, value in record.items() if isinstance(value, np.ndarray)}
-    return {**arrays, 'text': captions[int(drawn)]['text']}
+    """A batch of the drawn images, each with one of its captions."""
+    names = [name for name in images.names if name != 'image_id']
+    batch = images.rows(drawn['image'].tolist(), names)
+    first, count = batch.pop('first_caption'), batch.pop('num_captions')
+    # draw / 2^32 of the way through the captions
+    chosen = first + (drawn['draw'].astype(np.int64) * count >> 32)
+    return batch | captions.rows(chosen.tolist(), ['text'])
 
 
-def _open(data_dir: str, split: str, cache: str) -> tuple[shards.Records, shards.Records]:
+def _open(data_dir: str, split: str, cache: str) -> tuple[Records, Records]:
     manifest = open_manifest(data_dir)
     if split not in manifest['splits']:
         raise ValueError(
@@ -194,6 +206,6 @@ def _open(data_dir: str, split: str, cache: str) -> tuple[shards.Records, shards
     )
     captions = shards.caption_features(text['tokens'], text['features'])
     return (
-        shards.Records(data_dir, 'images', split, lengths['image_shards'], images, cache),
-        shards.Records(data_dir, 'captions', split, lengths['caption_shards'], captions, cache),
+        Records(data_dir, 'images', split, lengths['image_shards'], images, cache),
+        Records(data_dir, 'captions', split, lengths['caption_shards'], captions, cache),
     )

@@ -1,10 +1,9 @@
-"""Prepared records on disk: two TFDS data sets of ArrayRecord shards, written here and read back.
+"""Prepared records on disk: two TFDS data sets of ArrayRecord shards, described and written here.
 
 `{data_dir}/images` and `{data_dir}/captions` each open with `tfds.builder_from_directory`. Captions
 lie apart and uncompressed, because training reads one of an image's five: ten times faster than one
-fat record. What the records mean is `prepare.py`'s, how they become batches `loader.py`'s business.
-ArrayRecord files are local ones: in a bucket, shards are written by way of the disk and read from
-copies, which are `shard_copies.py`'s.
+fat record. What the records mean is `prepare.py`'s, reading them back `records.py`'s business.
+ArrayRecord files are local ones: in a bucket, shards are written by way of the disk.
 """
 
 import contextlib
@@ -15,12 +14,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_data_source, array_record_module
+from array_record.python import array_record_module
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
 from panoptic_jax import files
-from panoptic_jax.data.shard_copies import local_copies, missing_shard
 
 _FILE_TYPE = 'array_record'
 
@@ -144,94 +142,4 @@ def write_metadata(
         version='1.0.0',
         description=description,
         check_data=False,  # it reads through TensorFlow
-    )
-
-
-class Records:
-    """Random access to one split of one data set; survives pickling into loader processes.
-
-    `cache`: folder for the local copies of shards in a bucket, see `shard_copies.local_copies`.
-
-    Raises:
-      FileNotFoundError: a shard is missing.
-      ValueError: a shard is damaged; also on access.
-    """
-
-    def __init__(
-        self,
-        data_dir: str,
-        dataset: str,
-        split: str,
-        shard_lengths: Sequence[int],
-        features: tfds.features.FeaturesDict,
-        cache: str = '',
-    ) -> None:
-        count = len(shard_lengths)
-        originals = [shard_path(data_dir, dataset, split, i, count) for i in range(count)]
-        paths = local_copies(originals, cache)
-        for path, original, length in zip(paths, originals, shard_lengths, strict=True):
-            _check_shard(path, original, length)
-        # The suffix spares the source from opening every file once more to count its records.
-        instructions = [
-            f'{path}[0:{length}]' for path, length in zip(paths, shard_lengths, strict=True)
-        ]
-        self._source = array_record_data_source.ArrayRecordDataSource(instructions)
-        self._features = features
-        self._paths = [*zip(paths, originals, strict=True)]
-        self._ends = np.cumsum(shard_lengths)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """The record as a dict; arrays are read-only views of its bytes."""
-        if not 0 <= index < len(self):  # an IndexError, so that iteration ends
-            raise IndexError(f'record {index} of {len(self)}')
-        try:
-            return _parse(self._features, self._source[index])
-        except Exception as error:
-            paths = self._paths[int(np.searchsorted(self._ends, index, side='right'))]
-            raise ValueError(
-                _damaged(*paths, f'record {index} of the split cannot be read')
-            ) from error
-
-
-def _parse(features: tfds.features.FeaturesDict, record: bytes) -> dict[str, Any]:
-    """`features.deserialize_example_np(record)` for the features above, in a third of its time."""
-    fields = tf_example_pb2.Example.FromString(record).features.feature
-    example = {}
-    for name, feature in features.items():
-        if isinstance(feature, tfds.features.Scalar):
-            example[name] = fields[name].int64_list.value[0]
-        elif isinstance(feature, tfds.features.Text):
-            example[name] = fields[name].bytes_list.value[0]
-        else:
-            values = np.frombuffer(fields[name].bytes_list.value[0], feature.np_dtype)
-            example[name] = values.reshape(feature.shape)
-    return example
-
-
-def _check_shard(path: epath.Path, original: epath.Path, length: int) -> None:
-    if not path.exists():
-        raise FileNotFoundError(missing_shard(path))
-    try:
-        reader = array_record_module.ArrayRecordReader(str(path))
-        found = reader.num_records()
-        reader.close()
-    except Exception as error:
-        raise ValueError(_damaged(path, original, 'it cannot be opened')) from error
-    if found != length:
-        finding = f'it holds {found} records where {length} were written'
-        raise ValueError(_damaged(path, original, finding))
-
-
-def _damaged(path: epath.Path, original: epath.Path, finding: str) -> str:
-    if path != original:
-        return (
-            f'Shard {path}, a copy of {original}, is damaged: {finding}; delete the copy, and '
-            'restore the original where that does not help.'
-        )
-    return (
-        f'Shard {path} is damaged: {finding}; restore the file, or delete the folder and run '
-        '--mode=prepare again.'
     )
