@@ -106,12 +106,19 @@ class Clock:
 def matmul_peak(devices: Sequence[jax.Device]) -> float:
     """FLOP/s that the devices together reach at best: what MFU is a share of.
 
-    The known dense bf16 peak of TPUs and data-centre GPUs. Others are measured here: the best of
-    some large matrix products within a second, float32 on CPU and bfloat16 elsewhere. The CPU
-    devices of one process share its cores and count once.
+    The known dense bf16 peak of TPUs and data-centre GPUs; that of others is measured.
     """
     if chip := known_chip(devices[0].device_kind):
         return chip.peak_flops * len(devices)
+    return measured_matmul_peak(devices)
+
+
+def measured_matmul_peak(devices: Sequence[jax.Device]) -> float:
+    """FLOP/s of the devices together, by the best of some large products within a second on one.
+
+    Float32 on CPU and bfloat16 elsewhere. The CPU devices of one process share its cores and count
+    once.
+    """
     if devices[0].platform == 'cpu':
         return _measure_matmul(2048, jnp.float32) * len({d.process_index for d in devices})
     return _measure_matmul(8192, jnp.bfloat16) * len(devices)

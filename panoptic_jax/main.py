@@ -19,7 +19,7 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     'mode',
     'train',
-    ['train', 'prepare', 'sample', 'evaluate', 'export', 'import', 'plan'],
+    ['train', 'prepare', 'sample', 'evaluate', 'export', 'import', 'plan', 'benchmark'],
     'What to do. Each mode goes on where it was interrupted.',
 )
 
@@ -64,6 +64,7 @@ def _run(mode, config, workdir):
     if not workdir:
         raise ValueError(f'--mode={mode} needs --workdir=DIR, the folder of the run.')
     from panoptic_jax import (
+        benchmark,
         environment,
         evaluate,
         import_weights,
@@ -85,6 +86,7 @@ def _run(mode, config, workdir):
         'export': weights.export,
         'import': import_weights.import_weights,
         'plan': plan.plan,
+        'benchmark': benchmark.benchmark,
     }
     modes[mode](config, workdir)
     return 0

@@ -20,7 +20,7 @@ ROOMS = (
     'clock', 'environment', 'export', 'checkpoint', 'dashboards', 'weights', 'import_weights',
     'initial_weights', 'sources', 'shard_records', 'prepare', 'train_step', 'train', 'sampler',
     'sample', 'preview', 'pipeline', 'scores', 'image_scores', 'evaluate', 'planning', 'plan',
-    'main',
+    'benchmark', 'main',
 )  # fmt: skip
 # Rooms that know less than their place would allow, and all that they may import of ours.
 KNOW_ONLY = {
