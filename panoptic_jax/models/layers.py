@@ -34,7 +34,10 @@ class Dense(nn.Module):
         product, start = 0, 0
         for array, size in zip(inputs, sizes, strict=True):
             part = kernel[start : start + size].astype(self.dtype)
-            product, start = product + array.astype(self.dtype) @ part, start + size
+            # Rows as one axis: on CPU the step is a third slower where examples keep theirs.
+            rows = array.astype(self.dtype).reshape(-1, size)
+            product, start = product + rows @ part, start + size
+        product = product.reshape(*inputs[0].shape[:-1], self.features)
         if not self.use_bias:
             return product
         bias = self.param('bias', self.bias_init, (self.features,), jnp.float32)
