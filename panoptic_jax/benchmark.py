@@ -19,7 +19,7 @@ from panoptic_jax import chips, clock, files, sampler, sharding, train_step, wei
 from panoptic_jax.data import geometry, loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.models import build
-from panoptic_jax.models.attention import for_mesh
+from panoptic_jax.models.forms import for_mesh
 from panoptic_jax.plan import assumed_description
 
 _REPETITIONS = 5  # at least, and until the seconds below have passed
@@ -212,8 +212,8 @@ def _measure_sampling(config, description):
         arguments.append(np.ones((settings.batch_size, side, side), np.uint8))
     arguments = sharding.place(arguments, rows)
 
-    def draw(attention):
-        return jax.jit(sampler.make_sampler(description, text, settings, dtype, attention))
+    def draw(forms):
+        return jax.jit(sampler.make_sampler(description, text, settings, dtype, forms))
 
     started = time.perf_counter()
     compiled = draw(for_mesh(mesh, config.fused_attention)).lower(params, *arguments).compile()

@@ -28,7 +28,7 @@ from panoptic_jax import (
 from panoptic_jax.data import geometry
 from panoptic_jax.encoders import load as encoders
 from panoptic_jax.models import build
-from panoptic_jax.models.attention import for_mesh
+from panoptic_jax.models.forms import for_mesh
 from panoptic_jax.planning.prediction import Program, predict
 from panoptic_jax.planning.table import table
 
@@ -166,9 +166,9 @@ def _sample_program(config, description, mesh, batch_size, fused):
     rows = sharding.of_batch(mesh)
     text = _empty_text(description)
 
-    def sample(attention):
+    def sample(forms):
         settings, dtype = config.sample, _dtype(config)
-        return jax.jit(sampler.make_sampler(description, text, settings, dtype, attention))
+        return jax.jit(sampler.make_sampler(description, text, settings, dtype, forms))
 
     model = weights.build_model(description, jnp.float32)
     inputs = weights.model_inputs(description)

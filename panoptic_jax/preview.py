@@ -14,7 +14,7 @@ from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.encoders.load import load_autoencoder
 from panoptic_jax.metrics import mcd
-from panoptic_jax.models.attention import for_mesh
+from panoptic_jax.models.forms import for_mesh
 from panoptic_jax.sample import check_same
 from panoptic_jax.sampler import keys, make_sampler, map_side, true_ids
 

@@ -28,7 +28,7 @@ from panoptic_jax.encoders.load import (
     load_text_encoder,
 )
 from panoptic_jax.export import samples
-from panoptic_jax.models.attention import for_mesh
+from panoptic_jax.models.forms import for_mesh
 from panoptic_jax.progress import Progress
 from panoptic_jax.sampler import (
     category_list,

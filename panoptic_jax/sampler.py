@@ -15,7 +15,7 @@ from panoptic_jax import weights
 from panoptic_jax.data import categories
 from panoptic_jax.data.example import Category
 from panoptic_jax.diffusion import bits, guidance, solver
-from panoptic_jax.models.attention import Attention, einsum_attention
+from panoptic_jax.models.forms import PLAIN, Forms
 
 Sampler = Callable[..., tuple[jax.Array, jax.Array | None]]
 
@@ -25,7 +25,7 @@ def make_sampler(
     empty_text: np.ndarray,
     settings: ml_collections.ConfigDict,
     dtype: Any,
-    attention: Attention = einsum_attention,
+    forms: Forms = PLAIN,
 ) -> Sampler:
     """The whole trajectory as one pure function.
 
@@ -34,14 +34,14 @@ def make_sampler(
       empty_text: (L, D) features of the empty caption.
       settings: `config.sample`.
       dtype: Of the network's computation.
-      attention: See `attention.for_mesh`.
+      forms: See `forms.for_mesh`.
 
     Returns:
       A function (params, text (B, L, D), keys (B,), given ids (B, kh, kw) or None) -> (latents
       (B, h, w, c) divided by the autoencoder's scale, ids (B, kh, kw) uint8 or None). Pair i
       depends on its own row of the arguments alone.
     """
-    model = weights.build_model(description, dtype, attention)
+    model = weights.build_model(description, dtype, forms)
     x_shape, m_shape = (array.shape[1:] for array in weights.model_inputs(description)[:2])
     plan = solver.make_plan(settings.evaluations, settings.solver, settings.grid)
     codes = categories.valid_codes(category_list(description))

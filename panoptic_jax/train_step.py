@@ -17,7 +17,7 @@ import optax
 from panoptic_jax import checkpoint, sharding, state, weights
 from panoptic_jax.diffusion import loss
 from panoptic_jax.models import build
-from panoptic_jax.models.attention import for_mesh
+from panoptic_jax.models.forms import for_mesh
 
 
 class Training(NamedTuple):
@@ -75,8 +75,8 @@ def make_training(
         raise ValueError(
             f'batch_size is {config.batch_size}; it must be a multiple of the {mesh.size} devices.'
         )
-    attention = for_mesh(mesh, config.fused_attention)
-    model = weights.build_model(description, dtype, attention)
+    forms = for_mesh(mesh, config.fused_attention)
+    model = weights.build_model(description, dtype, forms)
     inputs = weights.model_inputs(description)
     has_map = config.model.name != 'uvit'
     schedule = functools.partial(

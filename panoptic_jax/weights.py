@@ -21,7 +21,7 @@ from panoptic_jax import checkpoint, files, hosts, sharding, state
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.models import build
-from panoptic_jax.models.attention import Attention, einsum_attention
+from panoptic_jax.models.forms import PLAIN, Forms
 
 EMPTY_TEXT = 'empty_text'  # tensor name of the empty caption's features
 
@@ -49,9 +49,7 @@ def describe(config: ml_collections.ConfigDict, manifest: Mapping[str, Any]) -> 
     }
 
 
-def build_model(
-    description: Mapping[str, Any], dtype: Any, attention: Attention = einsum_attention
-) -> Any:
+def build_model(description: Mapping[str, Any], dtype: Any, forms: Forms = PLAIN) -> Any:
     """The module that `description` (see `describe`) is about."""
     sizes = {key: value for key, value in description['model'].items() if key != 'dtype'}
     return build.build(
@@ -59,7 +57,7 @@ def build_model(
         latent_shape=description['autoencoder']['latent_shape'],
         text_tokens=description['text']['tokens'],
         dtype=dtype,
-        attention=attention,
+        forms=forms,
     )
 
 

@@ -24,7 +24,7 @@ from torch_reference import assert_close, import_torch
 from panoptic_jax import clock, foreign_names, sharding, state, train_step
 from panoptic_jax.diffusion import guidance, schedule
 from panoptic_jax.models import build, uvit
-from panoptic_jax.models.attention import for_mesh
+from panoptic_jax.models.forms import for_mesh
 
 torch = import_torch()
 RATE, BETAS, DECAY, EMA = 2e-4, (0.9, 0.9), 0.03, 0.9999
@@ -172,7 +172,7 @@ def main():
         'one_stream',
         latent_shape=(32, 32, 4),
         text_tokens=77,
-        attention=for_mesh(sharding.make_mesh()),
+        forms=for_mesh(sharding.make_mesh()),
         **uvit.SIZES['S'],
     )
     abstract = build.example_inputs((32, 32, 4), 2, (77, 768))

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from panoptic_jax import sharding
-from panoptic_jax.models import attention, attention_in_parts
+from panoptic_jax.models import attention, attention_in_parts, attention_kernel, forms
 
 
 def packed(batch, tokens, size, seed=0):
@@ -46,7 +46,7 @@ def test_kernel_is_the_plain_attention(tokens, size, heads):
         (back,) = pull_back(jnp.asarray(gradient, dtype))
         return np.asarray(value, np.float32), np.asarray(back, np.float32)
 
-    kernel = functools.partial(attention.kernel_attention, interpret=True)
+    kernel = functools.partial(attention_kernel.kernel_attention, interpret=True)
     for dtype, tolerance in ((jnp.float32, 3e-6), (jnp.bfloat16, 2e-2)):
         found, expected = both(kernel, dtype), both(attention.einsum_attention, dtype)
         for name, a, b in zip(('value', 'gradient'), found, expected, strict=True):
@@ -57,7 +57,7 @@ def test_kernel_is_the_plain_attention(tokens, size, heads):
 def test_attention_in_parts_is_the_plain_one(monkeypatch, limit):
     monkeypatch.setattr(attention_in_parts, '_SCORES_IN_CACHE', limit)
     qkv, gradient = (jnp.float32(array) for array in packed(2, 50, 24))
-    on_cpu = attention.for_mesh(sharding.make_mesh(1, 1, jax.devices()[:1]))
+    on_cpu = forms.for_mesh(sharding.make_mesh(1, 1, jax.devices()[:1])).attention
     text = str(jax.make_jaxpr(lambda x: on_cpu(x, 3))(qkv))
     assert ('scan' in text) == (limit < 2**20)
 
@@ -88,14 +88,14 @@ def test_saved_attention_is_the_plain_one():
 
 def test_kernel_over_devices_is_the_kernel_on_one(monkeypatch):
     mesh = sharding.make_mesh(4, 2)
-    kernel = attention.kernel_attention
+    kernel = attention_kernel.kernel_attention
     monkeypatch.setattr(
-        attention, 'kernel_attention', lambda qkv, num_heads: kernel(qkv, num_heads, True)
+        forms, 'kernel_attention', lambda qkv, num_heads: kernel(qkv, num_heads, True)
     )
     # The mesh of a TPU in all that is asked of it, with devices that can compute.
-    monkeypatch.setattr(attention, '_platform', lambda mesh: 'tpu')
+    monkeypatch.setattr(forms, '_platform', lambda mesh: 'tpu')
     qkv = jnp.float32(packed(8, 40, 128)[0])
-    apart = jax.jit(functools.partial(attention.for_mesh(mesh), num_heads=2))
+    apart = jax.jit(functools.partial(forms.for_mesh(mesh).attention, num_heads=2))
     rows = sharding.of_batch(mesh)
     found = apart(jax.device_put(qkv, rows))
     assert found.sharding.spec == PartitionSpec(('data', 'fsdp'))
@@ -103,9 +103,9 @@ def test_kernel_over_devices_is_the_kernel_on_one(monkeypatch):
     np.testing.assert_allclose(found, kernel(qkv, 2, True), atol=1e-6)
     # A batch that the devices cannot share, and heads that do not fill a register's lanes.
     for batch, heads in ((3, 2), (8, 8 // 3 + 1)):
-        assert attention.kernel_takes(40, 128, heads) == (heads == 2)
+        assert attention_kernel.kernel_takes(40, 128, heads) == (heads == 2)
         few = jnp.float32(packed(batch, 40, 128 if heads == 2 else 96)[0])
-        found = attention.for_mesh(mesh)(few, heads)
+        found = forms.for_mesh(mesh).attention(few, heads)
         np.testing.assert_allclose(found, attention.einsum_attention(few, heads), atol=2e-5)
 
 
@@ -115,9 +115,9 @@ def test_each_platform_gets_its_form(monkeypatch):
     def form(platform, array, fused=True):
         devices = np.array([SimpleNamespace(platform=platform)])
         mesh = SimpleNamespace(devices=devices, size=3)
-        return attention.for_mesh(mesh, fused)(array, 2)
+        return forms.for_mesh(mesh, fused).attention(array, 2)
 
-    monkeypatch.setattr(attention, 'cudnn_attention', lambda qkv, num_heads: 'cudnn')
+    monkeypatch.setattr(forms, 'cudnn_attention', lambda qkv, num_heads: 'cudnn')
     assert form('gpu', qkv) == 'cudnn'
     plain = attention.einsum_attention(qkv, 2)
     for platform, array, fused in (

@@ -4,14 +4,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from panoptic_jax.models import layers
+from panoptic_jax.models import forms, layers
 
 
-def test_dense_is_that_of_flax():
+@pytest.mark.parametrize('product', [jnp.matmul, forms.product_of_rows])
+def test_dense_is_that_of_flax(product):
     rng = np.random.default_rng(0)
     a, b = jnp.float32(rng.normal(size=(3, 5, 24))), jnp.float32(rng.normal(size=(3, 5, 8)))
-    theirs, ours = nn.Dense(16), layers.Dense(16)
+    theirs, ours = nn.Dense(16), layers.Dense(16, product=product)
     params = theirs.init(jax.random.key(0), jnp.concatenate([a, b], -1))
     params['params']['bias'] = jnp.float32(rng.normal(size=16))
     shapes = jax.tree.map(jnp.shape, params)

@@ -1,21 +1,16 @@
-"""Softmax attention over packed heads: the plain form, cuDNN's, and which form a platform gets.
+"""Softmax attention over packed heads: the plain form, one for XLA on TPUs, and cuDNN's.
 
 All forms take the queries, keys and values of all heads as one matrix product leaves them, and give
 back what the next one takes. The TPU's kernel is `attention_kernel.py`'s, the form for CPUs
-`attention_in_parts.py`'s.
+`attention_in_parts.py`'s; which platform gets which is said in `forms.py`.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
 
-from panoptic_jax.models.attention_in_parts import attention_in_parts, mix, packed, unpacked
-from panoptic_jax.models.attention_kernel import kernel_attention, kernel_takes
-
-Attention = Callable[[jax.Array, int], jax.Array]
+from panoptic_jax.models.attention_in_parts import mix, packed, unpacked
 
 
 def einsum_attention(qkv: jax.Array, num_heads: int) -> jax.Array:
@@ -81,36 +76,3 @@ def cudnn_attention(qkv: jax.Array, num_heads: int) -> jax.Array:
     query, key, value = jnp.moveaxis(qkv.reshape(batch, count, 3, num_heads, -1), 2, 0)
     mixed = jax.nn.dot_product_attention(query, key, value, implementation='cudnn')
     return mixed.reshape(batch, count, size // 3)
-
-
-def for_mesh(mesh: Mesh, fused: bool = True) -> Attention:
-    """The fastest form on these devices that takes the arrays at hand; the plain one fits always.
-
-    Args:
-      mesh: With axes 'data' and 'fsdp', over which batches are split.
-      fused: False: no kernels, only what the compiler makes of plain code.
-    """
-    platform = _platform(mesh)
-    rows = PartitionSpec(('data', 'fsdp'))
-    plain = saved_attention if platform == 'tpu' else einsum_attention
-
-    def attention(qkv, num_heads):
-        batch, count, size = qkv.shape
-        if platform == 'gpu' and qkv.dtype != jnp.float32:
-            return cudnn_attention(qkv, num_heads)
-        takes = kernel_takes(count, size // 3, num_heads)
-        if platform == 'tpu' and takes and batch % mesh.size == 0:
-            # The compiler cannot split a kernel of ours over devices by itself.
-            kernel = functools.partial(kernel_attention, num_heads=num_heads)
-            return jax.shard_map(kernel, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)(
-                qkv
-            )
-        if platform == 'cpu' and mesh.size == 1:
-            return attention_in_parts(qkv, num_heads)
-        return plain(qkv, num_heads)
-
-    return attention if fused else plain
-
-
-def _platform(mesh):
-    return mesh.devices.flat[0].platform

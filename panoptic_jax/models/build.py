@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from panoptic_jax.models import two_stream
-from panoptic_jax.models.attention import Attention, einsum_attention
+from panoptic_jax.models.forms import PLAIN, Forms
 from panoptic_jax.models.one_stream import OneStream
 from panoptic_jax.models.uvit import UViT
 
@@ -31,7 +31,7 @@ def build(
     map_prediction: str = 'data',
     zero_conv_bias: bool = False,
     dtype: Any = jnp.float32,
-    attention: Attention = einsum_attention,
+    forms: Forms = PLAIN,
 ) -> nn.Module:
     """A network `apply({'params': params}, x_t, m_t, text, t) -> Prediction(noise, map_bits)`.
 
@@ -49,7 +49,7 @@ def build(
       map_prediction: 'data', the clean map within (-1, 1), or its 'noise', unbounded.
       zero_conv_bias: Of the two-stream model, for the authors' weights.
       dtype: Of the computation; parameters are float32.
-      attention: See `attention.for_mesh`.
+      forms: See `forms.for_mesh`.
 
     Returns:
       A module whose parameters are {'image': ..., 'map': ...}, for 'uvit' {'image': ...}.
@@ -62,7 +62,7 @@ def build(
         'depth': depth,
         'num_heads': num_heads,
         'dtype': dtype,
-        'attention': attention,
+        'forms': forms,
     }
     if name == 'uvit':
         return UViT(image_stream)
@@ -76,7 +76,7 @@ def build(
         'zero_conv_bias': zero_conv_bias,
         'num_blocks': depth + 1 if name == 'two_stream' else 0,
         'dtype': dtype,
-        'attention': attention,
+        'forms': forms,
     }
     modules = {'one_stream': OneStream, 'two_stream': two_stream.TwoStream}
     return modules[name](image_stream, map_stream, given_map, zero_map_input)

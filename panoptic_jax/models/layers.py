@@ -3,6 +3,7 @@
 Blocks and networks are made of it elsewhere.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -17,11 +18,13 @@ class Dense(nn.Module):
       features: Of the output.
       use_bias: As in `nn.Dense`.
       dtype: Of the computation; parameters are float32.
+      product: See `forms.Forms`.
     """
 
     features: int
     use_bias: bool = True
     dtype: Any = jnp.float32
+    product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
@@ -34,10 +37,8 @@ class Dense(nn.Module):
         product, start = 0, 0
         for array, size in zip(inputs, sizes, strict=True):
             part = kernel[start : start + size].astype(self.dtype)
-            # Rows as one axis: on CPU the step is a third slower where examples keep theirs.
-            rows = array.astype(self.dtype).reshape(-1, size)
-            product, start = product + rows @ part, start + size
-        product = product.reshape(*inputs[0].shape[:-1], self.features)
+            product += self.product(array.astype(self.dtype), part)
+            start += size
         if not self.use_bias:
             return product
         bias = self.param('bias', self.bias_init, (self.features,), jnp.float32)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from panoptic_jax.diffusion.bits import NUM_BITS
-from panoptic_jax.models.attention import Attention, einsum_attention
+from panoptic_jax.models.forms import PLAIN, Forms
 from panoptic_jax.models.layers import Dense
 from panoptic_jax.models.uvit import (
     Block,
@@ -33,7 +33,7 @@ class MapStream(nn.Module):
       predicts: False in given-map mode, where no map head exists.
       bounded: Whether predictions pass a tanh, as clean bits do and noise must not.
       zero_conv_bias: The authors' checkpoints have one, the paper has none.
-      attention: See `attention.for_mesh`.
+      forms: See `forms.for_mesh`.
     """
 
     num_tokens: int
@@ -45,29 +45,36 @@ class MapStream(nn.Module):
     num_blocks: int = 0
     zero_conv_bias: bool = False
     dtype: Any = jnp.float32
-    attention: Attention = einsum_attention
+    forms: Forms = PLAIN
 
     def setup(self) -> None:
         values = self.patch**2 * NUM_BITS
         conv_init = torch_conv_init(values)
         self.patch_embed = Dense(
-            self.hidden_size, dtype=self.dtype, kernel_init=conv_init, bias_init=conv_init
+            self.hidden_size,
+            dtype=self.dtype,
+            product=self.forms.product,
+            kernel_init=conv_init,
+            bias_init=conv_init,
         )
         self.positions = self.param('positions', normal_init, (self.num_tokens, self.hidden_size))
         self.blocks = [
-            Block(self.num_heads, self.dtype, self.attention) for _ in range(self.num_blocks)
+            Block(self.num_heads, self.dtype, self.forms) for _ in range(self.num_blocks)
         ]
         self.zero_convs = [
             Dense(
                 self.hidden_size,
                 use_bias=self.zero_conv_bias,
                 dtype=self.dtype,
+                product=self.forms.product,
                 kernel_init=nn.initializers.zeros,
             )
             for _ in range(self.num_blocks)
         ]
         if self.predicts:
-            self.head = Dense(values, dtype=self.dtype, kernel_init=normal_init)
+            self.head = Dense(
+                values, dtype=self.dtype, product=self.forms.product, kernel_init=normal_init
+            )
             self.final_conv = final_conv(NUM_BITS, self.dtype)
 
     def embed(self, m_t: jax.Array) -> jax.Array:

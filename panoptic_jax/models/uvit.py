@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from panoptic_jax.models.attention import Attention, einsum_attention
+from panoptic_jax.models.forms import PLAIN, Forms
 from panoptic_jax.models.layers import Dense
 
 # The published U-ViTs, all with latent patches of 2x2 and an MLP of four times the hidden size.
@@ -76,14 +76,21 @@ class Block(nn.Module):
 
     num_heads: int
     dtype: Any = jnp.float32
-    attention: Attention = einsum_attention
+    forms: Forms = PLAIN
 
     @nn.compact
     def __call__(self, tokens: jax.Array, skip: jax.Array | None = None) -> jax.Array:
         size = tokens.shape[-1]
 
         def dense(features, name, **options):
-            return Dense(features, name=name, dtype=self.dtype, kernel_init=normal_init, **options)
+            return Dense(
+                features,
+                name=name,
+                dtype=self.dtype,
+                product=self.forms.product,
+                kernel_init=normal_init,
+                **options,
+            )
 
         def norm(name):
             return nn.LayerNorm(LAYER_NORM_EPSILON, name=name, dtype=self.dtype)
@@ -91,7 +98,7 @@ class Block(nn.Module):
         if skip is not None:
             tokens = dense(size, 'skip')(tokens, skip)
         qkv = dense(3 * size, 'qkv', use_bias=False)(norm('norm1')(tokens))
-        tokens = tokens + dense(size, 'proj')(self.attention(qkv, self.num_heads))
+        tokens = tokens + dense(size, 'proj')(self.forms.attention(qkv, self.num_heads))
         hidden = gelu(dense(4 * size, 'fc1')(norm('norm2')(tokens)))
         return tokens + dense(size, 'fc2')(hidden)
 
@@ -103,7 +110,7 @@ class ImageStream(nn.Module):
       latent_shape: (h, w, c).
       patch_size: Latent pixels per token, along each side.
       text_tokens: L.
-      attention: See `attention.for_mesh`.
+      forms: See `forms.for_mesh`.
     """
 
     latent_shape: tuple[int, int, int]
@@ -113,7 +120,7 @@ class ImageStream(nn.Module):
     depth: int
     num_heads: int
     dtype: Any = jnp.float32
-    attention: Attention = einsum_attention
+    forms: Forms = PLAIN
 
     def setup(self) -> None:
         height, width, channels = self.latent_shape
@@ -121,15 +128,21 @@ class ImageStream(nn.Module):
         count = 1 + self.text_tokens + height * width // self.patch_size**2
         conv_init = torch_conv_init(patch_values)
         self.patch_embed = Dense(
-            self.hidden_size, dtype=self.dtype, kernel_init=conv_init, bias_init=conv_init
+            self.hidden_size,
+            dtype=self.dtype,
+            product=self.forms.product,
+            kernel_init=conv_init,
+            bias_init=conv_init,
         )
-        self.text_embed = Dense(self.hidden_size, dtype=self.dtype, kernel_init=normal_init)
+        self.text_embed = Dense(
+            self.hidden_size, dtype=self.dtype, product=self.forms.product, kernel_init=normal_init
+        )
         self.positions = self.param('positions', normal_init, (count, self.hidden_size))
-        self.blocks = [
-            Block(self.num_heads, self.dtype, self.attention) for _ in range(self.depth + 1)
-        ]
+        self.blocks = [Block(self.num_heads, self.dtype, self.forms) for _ in range(self.depth + 1)]
         self.norm = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype)
-        self.head = Dense(patch_values, dtype=self.dtype, kernel_init=normal_init)
+        self.head = Dense(
+            patch_values, dtype=self.dtype, product=self.forms.product, kernel_init=normal_init
+        )
         self.final_conv = final_conv(channels, self.dtype)
 
     def embed(self, x_t: jax.Array, text: jax.Array, t: jax.Array) -> jax.Array:
