@@ -20,7 +20,7 @@ from panoptic_jax.data import geometry, loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.models import build
 from panoptic_jax.models.forms import for_mesh
-from panoptic_jax.plan import assumed_description
+from panoptic_jax.plan import assumed_description, blank_text
 
 _REPETITIONS = 5  # at least, and until the seconds below have passed
 _SECONDS = 5.0
@@ -156,7 +156,7 @@ def _described(config):
 def _measure_training(config, description, void_wins, mesh):
     dtype = train_step.compute_dtype(config.model.dtype)
     training = train_step.make_training(
-        config, description, void_wins, _empty_text(description), mesh, dtype
+        config, description, void_wins, blank_text(description), mesh, dtype
     )
     map_size = geometry.MAP_SIZE if config.model.name != 'uvit' else None
     shapes = train_step.abstract_batch(description, map_size, config.batch_size, mesh)
@@ -193,7 +193,7 @@ def _measure_sampling(config, description):
             f'sample.batch_size is {settings.batch_size}; it must be a multiple of the {mesh.size} '
             'devices of a process.'
         )
-    rows, text = sharding.of_batch(mesh), _empty_text(description)
+    rows, text = sharding.of_batch(mesh), blank_text(description)
     dtype = train_step.compute_dtype(config.model.dtype)
     model = weights.build_model(description, np.float32)
     inputs = weights.model_inputs(description)
@@ -238,8 +238,3 @@ def _median(call: Callable[[], Any]) -> tuple[float, int]:
         passed = time.perf_counter() - started
         if passed > _AT_MOST or (passed > _SECONDS and len(seconds) >= _REPETITIONS):
             return statistics.median(seconds), len(seconds)
-
-
-def _empty_text(description):
-    text = description['text']
-    return np.zeros((text['tokens'], text['features']), np.float16)

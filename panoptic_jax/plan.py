@@ -6,6 +6,7 @@ topology, and reads off memory, schedule and traffic. Predictions, not measureme
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -98,6 +99,7 @@ def topology_devices(name: str, num_slices: int) -> list:
     """
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+    jax.config.update('jax_platforms', 'cpu')  # nothing runs, whatever this machine has
     options = {'num_slices': num_slices} if num_slices > 1 else {}
     if name.startswith('v4:'):
         options['chip_config_name'] = 'megacore'  # one device a chip, as on a real one
@@ -131,6 +133,12 @@ def assumed_description(config: ml_collections.ConfigDict) -> dict[str, Any]:
     }
 
 
+def blank_text(description: Mapping[str, Any]) -> np.ndarray:
+    """(L, D) zeros in the place of the empty caption's features, where only shapes matter."""
+    text = description['text']
+    return np.zeros((text['tokens'], text['features']), np.float16)
+
+
 def _train_program(config, description, mesh, batch_size, fused):
     config = config.copy_and_resolve_references()
     config.unlock()
@@ -139,7 +147,7 @@ def _train_program(config, description, mesh, batch_size, fused):
         config,
         description,
         config.data.void_wins,
-        _empty_text(description),
+        blank_text(description),
         mesh,
         _dtype(config),
     )
@@ -164,7 +172,7 @@ def _train_program(config, description, mesh, batch_size, fused):
 
 def _sample_program(config, description, mesh, batch_size, fused):
     rows = sharding.of_batch(mesh)
-    text = _empty_text(description)
+    text = blank_text(description)
 
     def sample(forms):
         settings, dtype = config.sample, _dtype(config)
@@ -196,11 +204,6 @@ def _sample_program(config, description, mesh, batch_size, fused):
 
 def _size(tree):
     return sum(x.size for x in jax.tree.leaves(tree))
-
-
-def _empty_text(description):
-    text = description['text']
-    return np.zeros((text['tokens'], text['features']), np.float16)
 
 
 def _dtype(config):
