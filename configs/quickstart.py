@@ -2,7 +2,7 @@
 
     bash launch/quickstart.sh
 
-Hardware and hours: two CPU cores, six minutes of training, which the settings were chosen for.
+Hardware and hours: two CPU cores, two minutes of training.
 Expected score: in README.md. More steps give better pairs: --config.steps=1600 after the script.
 """
 
