@@ -19,11 +19,10 @@ from panoptic_jax import chips, clock, files, sampler, sharding, train_step, wei
 from panoptic_jax.data import geometry, loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.models import build
-from panoptic_jax.models.forms import for_mesh
+from panoptic_jax.models.forms import attention_error, for_mesh
 from panoptic_jax.plan import assumed_description, blank_text
 
-_REPETITIONS = 5  # at least, and until the seconds below have passed
-_SECONDS = 5.0
+_REPETITIONS, _SECONDS = 5, 5.0  # at least, both of them
 _AT_MOST = 120.0  # seconds, after which fewer repetitions will do
 _LOADER_WARM_UP = 8  # batches; more than are read ahead
 
@@ -49,7 +48,8 @@ def benchmark(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]
       What the file holds: `train_images_per_second`, `sample_images_per_second` and, None without
       prepared data, `loader_examples_per_second`, of all processes together;
       `matmul_peak_flops`, measured on these devices in the same run, and the shares of it,
-      `train_share_of_peak` and `sample_share_of_peak`; sizes, times and FLOPs beside them.
+      `train_share_of_peak` and `sample_share_of_peak`; sizes, times and FLOPs beside them;
+      `attention_error`, see `forms.attention_error`.
 
     Raises:
       ValueError: data of other settings, or batches that the devices cannot share.
@@ -61,9 +61,9 @@ def benchmark(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]
     sampling, sample_flops = _measure_sampling(config, description)
     # Other jobs on the machine may have disturbed the first of the two.
     peak = max(peak, clock.measured_matmul_peak(jax.devices()))
-    chip = chips.known_chip(jax.devices()[0].device_kind)
-    processes = jax.process_count()
+    chip, processes = chips.known_chip(jax.devices()[0].device_kind), jax.process_count()
     report = {
+        'attention_error': _attention_error(config, description),
         'train_images_per_second': config.batch_size / training.seconds,
         'sample_images_per_second': processes * config.sample.batch_size / sampling.seconds,
         'loader_examples_per_second': loader_rate(config) if prepared else None,
@@ -84,9 +84,9 @@ def benchmark(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]
         'device_kind': jax.devices()[0].device_kind,
         'processes': processes,
     }
+    path = epath.Path(workdir) / 'benchmark.json'
     if not jax.process_index():
         print(f'\n{table(report)}', flush=True)
-        path = epath.Path(workdir) / 'benchmark.json'
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, report)
         logging.info('Wrote %s.', path)
@@ -99,6 +99,7 @@ def table(report: Mapping[str, Any]) -> str:
     peak = f'{report["matmul_peak_flops"] / 1e12:.2f} TFLOP/s measured'
     rows = [
         ('devices', f'{report["devices"]} {report["device_kind"]}'),
+        ('attention', f'{report["attention_error"]:.1e} deviations from the plain form'),
         ('matrix products', peak + (f', {known / 1e12:.2f} by their maker' if known else '')),
     ]
     for name, unit in (('train', 'step'), ('sample', 'batch')):
@@ -151,6 +152,15 @@ def _described(config):
     expected = ('autoencoder', 'text', 'text_tokens', 'text_features', 'void_wins')
     manifests.check_manifest(manifest, **{name: config.data[name] for name in expected})
     return weights.describe(config, manifest), manifest['void_wins'], True
+
+
+def _attention_error(config, description):
+    model = config.model
+    side = description['autoencoder']['latent_shape'][0] // model.patch_size
+    streams = 1 if model.name == 'uvit' else 2
+    tokens = 1 + description['text']['tokens'] + streams * side**2
+    mesh, dtype = sharding.local_mesh(config.mesh.fsdp), train_step.compute_dtype(model.dtype)
+    return attention_error(mesh, tokens, model.hidden_size, model.num_heads, dtype)
 
 
 def _measure_training(config, description, void_wins, mesh):

@@ -109,6 +109,15 @@ def test_kernel_over_devices_is_the_kernel_on_one(monkeypatch):
         np.testing.assert_allclose(found, attention.einsum_attention(few, heads), atol=2e-5)
 
 
+def test_a_kernel_that_errs_on_these_devices_is_seen(monkeypatch):
+    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    assert forms.attention_error(mesh, 50, 24, 3, jnp.float32) < 1e-4
+    assert forms.attention_error(mesh, 50, 24, 3, jnp.bfloat16) < 0.1
+    right = forms.attention_in_parts
+    monkeypatch.setattr(forms, 'attention_in_parts', lambda qkv, heads: 1.2 * right(qkv, heads))
+    assert forms.attention_error(mesh, 50, 24, 3, jnp.float32) > 0.2
+
+
 def test_each_platform_gets_its_form(monkeypatch):
     qkv = jnp.bfloat16(packed(2, 16, 128)[0])
 

@@ -35,6 +35,7 @@ def test_a_benchmark_measures_training_sampling_and_loading(config, tmp_path, ca
     assert found['train']['flops'] / config.batch_size == pytest.approx(3 * forward, rel=0.1)
     assert found['loader_examples_per_second'] > 0
     assert found['matmul_peak_flops'] == PEAK
+    assert 0 <= found['attention_error'] < 1e-4
     text = capsys.readouterr().out
     assert '1.00 TFLOP/s measured' in text
     assert 'times what training takes' in text
