@@ -1,6 +1,6 @@
 """Softmax attention in plain products, and in parts whose scores a CPU's cache can hold.
 
-Kernels for other platforms, and who gets which form, are `attention.py`'s.
+Forms for other platforms are `attention.py`'s, and who gets which is said in `forms.py`.
 """
 
 import jax

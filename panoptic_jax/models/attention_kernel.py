@@ -3,7 +3,7 @@
 No score ever leaves that memory, and nothing is transposed outside of it: the kernel reads what the
 layer's matrix product wrote and writes what the next one reads. The backward pass keeps nothing but
 its input, since computing the scores anew costs less than fetching them. Who gets the kernel is
-`attention.py`'s.
+`forms.py`'s.
 """
 
 import functools
