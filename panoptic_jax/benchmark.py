@@ -15,12 +15,15 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from panoptic_jax import chips, clock, files, sampler, sharding, train_step, weights
 from panoptic_jax.data import geometry, loader
 from panoptic_jax.data import manifest as manifests
+from panoptic_jax.logs import clock
+from panoptic_jax.machine import chips, files, sharding
 from panoptic_jax.models import build
-from panoptic_jax.models.forms import attention_error, for_mesh
+from panoptic_jax.models.forms import attention_error, compute_dtype, for_mesh
 from panoptic_jax.plan import assumed_description, blank_text
+from panoptic_jax.programs import sampler, train_step
+from panoptic_jax.weights import file as weights_file
 
 _REPETITIONS, _SECONDS = 5, 5.0  # at least, both of them
 _AT_MOST = 120.0  # seconds, after which fewer repetitions will do
@@ -151,7 +154,7 @@ def _described(config):
     manifest = manifests.open_manifest(config.data.dir)
     expected = ('autoencoder', 'text', 'text_tokens', 'text_features', 'void_wins')
     manifests.check_manifest(manifest, **{name: config.data[name] for name in expected})
-    return weights.describe(config, manifest), manifest['void_wins'], True
+    return weights_file.describe(config, manifest), manifest['void_wins'], True
 
 
 def _attention_error(config, description):
@@ -159,12 +162,12 @@ def _attention_error(config, description):
     side = description['autoencoder']['latent_shape'][0] // model.patch_size
     streams = 1 if model.name == 'uvit' else 2
     tokens = 1 + description['text']['tokens'] + streams * side**2
-    mesh, dtype = sharding.local_mesh(config.mesh.fsdp), train_step.compute_dtype(model.dtype)
+    mesh, dtype = sharding.local_mesh(config.mesh.fsdp), compute_dtype(model.dtype)
     return attention_error(mesh, tokens, model.hidden_size, model.num_heads, dtype)
 
 
 def _measure_training(config, description, void_wins, mesh):
-    dtype = train_step.compute_dtype(config.model.dtype)
+    dtype = compute_dtype(config.model.dtype)
     training = train_step.make_training(
         config, description, void_wins, blank_text(description), mesh, dtype
     )
@@ -204,9 +207,9 @@ def _measure_sampling(config, description):
             'devices of a process.'
         )
     rows, text = sharding.of_batch(mesh), blank_text(description)
-    dtype = train_step.compute_dtype(config.model.dtype)
-    model = weights.build_model(description, np.float32)
-    inputs = weights.model_inputs(description)
+    dtype = compute_dtype(config.model.dtype)
+    model = weights_file.build_model(description, np.float32)
+    inputs = weights_file.model_inputs(description)
 
     def fresh(key):
         return build.first_parameters(model, key, inputs)

@@ -1,7 +1,7 @@
 """`--mode=evaluate`: scores of a folder of pairs, their yardsticks, `metrics.json` and the report.
 
 Pairs are our own samples, or anyone's in the format of `export/pairs.py`. What is scored how is in
-`scores.py` (maps) and `image_scores.py` (images).
+`scoring/maps.py` and `scoring/images.py`.
 """
 
 import functools
@@ -13,12 +13,17 @@ import ml_collections
 from absl import logging
 from etils import epath
 
-from panoptic_jax import dashboards, files, image_scores, sample, scores, sources
+from panoptic_jax import sample
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.export import report, samples
 from panoptic_jax.export.pairs import Pairs
+from panoptic_jax.logs import dashboards
+from panoptic_jax.machine import files
 from panoptic_jax.metrics import fid
+from panoptic_jax.preparation import sources
+from panoptic_jax.scoring import images as image_scores
+from panoptic_jax.scoring import maps as map_scores
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -59,20 +64,20 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
     images = []
     if networks.hashes:
         images = _score_images(config, workdir, pairs, records, split, networks, reference)
-    found: list[scores.Score] = []
+    found: list[map_scores.Score] = []
     notes = None
     if records and pairs.has_maps and manifest['map_size'] and not given_map:
-        score, distances = scores.score_mcd(pairs, records, split, manifest)
+        score, distances = map_scores.score_mcd(pairs, records, split, manifest)
         found.append(score)
         notes = [f'MCD {distance:.2f}' for distance in distances[: samples.REPORT_PAIRS]]
     if jax.process_index():
         return
     if found and config.sample.split == 'train' and not settings.folder:
-        found += scores.score_reproduction(pairs, records, split, manifest, config)
+        found += map_scores.score_reproduction(pairs, records, split, manifest, config)
     scenes = manifest['source']['train'].get('source') == 'scenes'
     if scenes and pairs.has_maps and all('caption' in entry for entry in pairs.entries):
         captions = [entry['caption'] for entry in pairs.entries]
-        found += scores.score_scenes(pairs, captions, split, manifest, config)
+        found += map_scores.score_scenes(pairs, captions, split, manifest, config)
     found += images
     if not found:
         raise ValueError(
@@ -99,7 +104,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> None:
         samples.write_page(folder, log, [score.metric for score in found], notes)
 
 
-def table(found: Sequence[scores.Score], facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def table(found: Sequence[map_scores.Score], facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The content of metrics.json: {name: {value, n, nfe, guidance, ema, weights, label}}.
 
     A metric's yardsticks follow it as 'name/yardstick', with their own n. 'label' is the name that
@@ -163,7 +168,7 @@ def _score_images(
     split: loader.Split,
     networks: image_scores.Networks,
     reference: Any,
-) -> list[scores.Score]:
+) -> list[map_scores.Score]:
     """FID, CLIP score and CMMD, those that there are networks, captions and real pictures for."""
     captions = _captions(pairs.entries, records, split)
     features = image_scores.Features(
@@ -203,8 +208,8 @@ def _score_images(
     return found
 
 
-def _unscaled(name: str, value: float, reading: str, better: str, count: int) -> scores.Score:
+def _unscaled(name: str, value: float, reading: str, better: str, count: int) -> map_scores.Score:
     """A score without yardsticks, drawn from 0 to 100 or as far as it goes."""
     detail = f'{better}, {count:,} images'
     metric = report.Metric(name, value, {}, reading, high=max(100.0, value), detail=detail)
-    return scores.Score(metric, count, count)
+    return map_scores.Score(metric, count, count)

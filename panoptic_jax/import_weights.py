@@ -15,12 +15,14 @@ from absl import logging
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from panoptic_jax import files, foreign_names, weights
 from panoptic_jax.data import categories, loader
 from panoptic_jax.data import manifest as manifests
 from panoptic_jax.encoders import weights_files
 from panoptic_jax.encoders.load import load_autoencoder, load_text_encoder
+from panoptic_jax.machine import files
 from panoptic_jax.models import build
+from panoptic_jax.weights import file as weights_file
+from panoptic_jax.weights import foreign_names
 
 
 def import_weights(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -55,11 +57,11 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str) -> None:
         return
 
     manifest, empty_text = _encoders(config)
-    description = weights.describe(config, manifest) | {'source': source}
+    description = weights_file.describe(config, manifest) | {'source': source}
     if config.model.name == 'two_stream':
         description['model']['zero_conv_bias'] = True  # theirs are not zero
-    model = weights.build_model(description, np.float32)
-    inputs = weights.model_inputs(description)
+    model = weights_file.build_model(description, np.float32)
+    inputs = weights_file.model_inputs(description)
     fresh = jax.eval_shape(
         lambda key: build.first_parameters(model, key, inputs), jax.random.key(config.seed)
     )
@@ -75,7 +77,7 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str) -> None:
     for names, why in ((found.dead, 'without effect in the original'), (found.extra, 'allowed')):
         if names:
             logging.info('Left out, %s: %s.', why, foreign_names.listed(names))
-    weights.save(str(target), unflatten_dict(params, sep='/'), empty_text, description)
+    weights_file.save(str(target), unflatten_dict(params, sep='/'), empty_text, description)
     logging.info('Wrote %d weights of %s to %s.', len(params), config.model.name, target)
 
 

@@ -10,6 +10,8 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from panoptic_jax import export_weights
+
 _CONFIG = config_flags.DEFINE_config_file(
     'config', None, 'Experiment, such as configs/one_stream.py.', lock_config=True
 )
@@ -32,7 +34,7 @@ def main(argv: list[str]) -> int:
         raise app.UsageError(f'There is no argument {argv[1]!r}; settings are --config.NAME=VALUE.')
     # After the flags are parsed: --help and a misspelt field need no JAX.
     from panoptic_jax import config as settings
-    from panoptic_jax import files, hosts
+    from panoptic_jax.machine import files, hosts
 
     logging.set_verbosity(logging.INFO)
     # Orbax logs dozens of lines a checkpoint at INFO.
@@ -63,17 +65,9 @@ def _run(mode, config, workdir):
         return 0
     if not workdir:
         raise ValueError(f'--mode={mode} needs --workdir=DIR, the folder of the run.')
-    from panoptic_jax import (
-        benchmark,
-        environment,
-        evaluate,
-        import_weights,
-        plan,
-        preview,
-        sample,
-        train,
-        weights,
-    )
+    from panoptic_jax import benchmark, evaluate, import_weights, plan, sample, train
+    from panoptic_jax.logs import environment
+    from panoptic_jax.scoring import preview
 
     environment.keep_compiled(workdir)
 
@@ -83,7 +77,7 @@ def _run(mode, config, workdir):
     modes = {
         'sample': sample.sample,
         'evaluate': evaluate.evaluate,
-        'export': weights.export,
+        'export': export_weights.export_weights,
         'import': import_weights.import_weights,
         'plan': plan.plan,
         'benchmark': benchmark.benchmark,

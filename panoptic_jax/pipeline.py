@@ -6,8 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from panoptic_jax import config, sampler, train_step, weights
+from panoptic_jax import config
+from panoptic_jax.models.forms import compute_dtype
+from panoptic_jax.programs import sampler
 from panoptic_jax.sample import load_encoders
+from panoptic_jax.weights import file as weights_file
 
 
 def load(
@@ -30,7 +33,7 @@ def load(
       FileNotFoundError, ValueError: no such weights, other encoders than the model's, a model that
         needs maps given, or no such setting.
     """
-    params, empty_text, description = weights.load(path)
+    params, empty_text, description = weights_file.load(path)
     if description['model']['given_map']:
         raise ValueError(
             f'{path} needs a map beside each caption; sample from a split with --mode=sample.'
@@ -41,7 +44,7 @@ def load(
         raise ValueError(f'config.sample has no field {unknown[0]!r}.')
     chosen.sample.update(settings)
     config.check(chosen)
-    dtype = train_step.compute_dtype('auto')
+    dtype = compute_dtype('auto')
     solve = jax.jit(sampler.make_sampler(description, empty_text, chosen.sample, dtype))
 
     def draw(captions: Sequence[str], seed: int = 0) -> tuple[np.ndarray, np.ndarray | None]:

@@ -17,21 +17,15 @@ from absl import logging
 from etils import epath
 from jax.experimental import topologies
 
-from panoptic_jax import (
-    checkpoint,
-    chips,
-    files,
-    sampler,
-    sharding,
-    train_step,
-    weights,
-)
 from panoptic_jax.data import geometry
 from panoptic_jax.encoders import load as encoders
+from panoptic_jax.machine import chips, files, sharding
 from panoptic_jax.models import build
 from panoptic_jax.models.forms import for_mesh
 from panoptic_jax.planning.prediction import Program, predict
 from panoptic_jax.planning.table import table
+from panoptic_jax.programs import sampler, train_step
+from panoptic_jax.weights import file as weights_file
 
 # libtpu asks the cloud's metadata server where it runs, and wants the machine for itself.
 _ENVIRONMENT = {
@@ -122,7 +116,7 @@ def topology_devices(name: str, num_slices: int) -> list:
 
 
 def assumed_description(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """What `weights.describe` would say of data prepared with this config, without any data."""
+    """What `describe` would say of data prepared with this config, without any data."""
     shape, scale, has_variance = encoders.autoencoder_facts(config.data.autoencoder)
     return {
         'model': config.model.to_dict(),
@@ -178,16 +172,16 @@ def _sample_program(config, description, mesh, batch_size, fused):
         settings, dtype = config.sample, _dtype(config)
         return jax.jit(sampler.make_sampler(description, text, settings, dtype, forms))
 
-    model = weights.build_model(description, jnp.float32)
-    inputs = weights.model_inputs(description)
+    model = weights_file.build_model(description, jnp.float32)
+    inputs = weights_file.model_inputs(description)
     first = jax.eval_shape(
         lambda key: build.first_parameters(model, key, inputs), jax.eval_shape(jax.random.key, 0)
     )
-    params = checkpoint.abstract(first, sharding.of_tree(first, mesh))
+    params = sharding.abstract(first, sharding.of_tree(first, mesh))
     keys = jax.eval_shape(lambda: sampler.keys(0, 0, batch_size))
     arguments = [
         jax.ShapeDtypeStruct((batch_size, *text.shape), np.float16, sharding=rows),
-        checkpoint.abstract(keys, rows),
+        sharding.abstract(keys, rows),
     ]
     if config.model.given_map:
         side = sampler.map_side(description)

@@ -17,7 +17,6 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from panoptic_jax import files, hosts
 from panoptic_jax.data import geometry, manifest, shards
 from panoptic_jax.data.example import Example
 from panoptic_jax.encoders.load import (
@@ -26,9 +25,10 @@ from panoptic_jax.encoders.load import (
     load_autoencoder,
     load_text_encoder,
 )
-from panoptic_jax.progress import Progress, duration, readable
-from panoptic_jax.shard_records import batch_size, encode_shard
-from panoptic_jax.sources import load_sources
+from panoptic_jax.logs.progress import Progress, duration, readable
+from panoptic_jax.machine import files, hosts
+from panoptic_jax.preparation.shard_records import batch_size, encode_shard
+from panoptic_jax.preparation.sources import load_sources
 
 _WORTH_AN_ESTIMATE = 20  # batches
 _THREADS = 4  # that decode and resize images while others are encoded

@@ -18,25 +18,23 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from panoptic_jax import hosts, sharding, train_step, weights
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
+from panoptic_jax.data.geometry import true_ids
 from panoptic_jax.encoders.load import (
-    Autoencoder,
-    TextEncoder,
-    load_autoencoder,
-    load_text_encoder,
+    load_encoders,
 )
 from panoptic_jax.export import samples
-from panoptic_jax.models.forms import for_mesh
-from panoptic_jax.progress import Progress
-from panoptic_jax.sampler import (
+from panoptic_jax.logs.progress import Progress
+from panoptic_jax.machine import hosts, sharding
+from panoptic_jax.models.forms import compute_dtype, for_mesh
+from panoptic_jax.programs.sampler import (
     category_list,
     keys,
     make_sampler,
     map_side,
-    true_ids,
 )
+from panoptic_jax.weights import file as weights_file
 
 
 def requests(
@@ -98,7 +96,7 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
             f'sample.batch_size is {settings.batch_size}; it must be a multiple of the {mesh.size} '
             'devices of a process.'
         )
-    params, empty_text, description, name = weights.load_for_sampling(config, workdir)
+    params, empty_text, description, name = weights_file.load_for_sampling(config, workdir)
     wanted = requests(config, description)
     autoencoder, text_encoder = load_encoders(
         description, config.data.autoencoder_weights, config.data.text_weights
@@ -142,7 +140,7 @@ def sample(config: ml_collections.ConfigDict, workdir: str) -> None:
         description,
         empty_text,
         settings,
-        train_step.compute_dtype(config.model.dtype),
+        compute_dtype(config.model.dtype),
         for_mesh(mesh, config.fused_attention),
     )
     split_params = sharding.of_tree(params, mesh)
@@ -189,37 +187,3 @@ def _read_prompts(text: str) -> list[str]:
     if not prompts:
         raise ValueError(f'sample.prompts is {text!r}, which holds no prompt; write one a line.')
     return prompts
-
-
-def load_encoders(
-    description: Mapping[str, Any], autoencoder_weights: str, text_weights: str
-) -> tuple[Autoencoder, TextEncoder]:
-    """The encoders that a model was trained with, from files that must be the same.
-
-    Args:
-      description: Of the model, see `weights.describe`.
-      autoencoder_weights: As config.data.autoencoder_weights.
-      text_weights: As config.data.text_weights.
-
-    Raises:
-      FileNotFoundError, ValueError: no such files, or other weights.
-    """
-    autoencoder = load_autoencoder(description['autoencoder']['name'], autoencoder_weights)
-    check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
-    text = description['text']
-    text_encoder = load_text_encoder(text['name'], text['tokens'], text['features'], text_weights)
-    check_same(text_encoder.sha256, text, 'text encoder')
-    return autoencoder, text_encoder
-
-
-def check_same(sha256: str, described: Mapping[str, Any], what: str) -> None:
-    """The frozen encoder at hand must be the one that the model was trained with.
-
-    Raises:
-      ValueError: it is not.
-    """
-    if sha256 != described['sha256']:
-        raise ValueError(
-            f'The {what} {described["name"]!r} at hand has hash {sha256[:12]}, the model was '
-            f'trained with {described["sha256"][:12]}; use the same weights file.'
-        )

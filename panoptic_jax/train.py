@@ -13,21 +13,15 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from panoptic_jax import (
-    checkpoint,
-    clock,
-    dashboards,
-    environment,
-    initial_weights,
-    sharding,
-    state,
-    train_step,
-    weights,
-)
 from panoptic_jax.data import loader
 from panoptic_jax.data import manifest as manifests
-
-Preview = Callable[[dict], tuple[dict[str, np.ndarray], dict[str, float]]]
+from panoptic_jax.logs import clock, dashboards, environment
+from panoptic_jax.machine import sharding
+from panoptic_jax.models.forms import compute_dtype
+from panoptic_jax.programs import state, train_step
+from panoptic_jax.scoring.preview import Preview
+from panoptic_jax.weights import checkpoint, initial
+from panoptic_jax.weights import file as weights_file
 
 
 def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | None = None) -> bool:
@@ -66,14 +60,14 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
     # --- Model and step: shapes first, arrays last.
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     batch_sharding = sharding.of_batch(mesh)
-    description = weights.describe(config, manifest)
+    description = weights_file.describe(config, manifest)
     training = train_step.make_training(
         config,
         description,
         manifest['void_wins'],
         loader.empty_text(config.data.dir),
         mesh,
-        train_step.compute_dtype(config.model.dtype),
+        compute_dtype(config.model.dtype),
     )
     predicts_map = config.model.name != 'uvit' and not config.model.given_map
     shardings = training.shardings
@@ -86,7 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
     unoptimised = {'xla_backend_optimization_level': 0}
     if start_step:
         meta = checkpoints.meta(start_step)
-        weights.check_model(description, meta['description'], workdir)
+        weights_file.check_model(description, meta['description'], workdir)
         train_state, position = checkpoints.restore(start_step, training.abstract_state)
         batches.set_state(position)
         seconds = meta['seconds']
@@ -96,7 +90,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
         fresh = jax.jit(
             training.initial_parameters, out_shardings=split, compiler_options=unoptimised
         )
-        params = initial_weights.load_into(
+        params = initial.load_into(
             fresh(first_key), config.init_weights, manifest, config.init_partial
         )
         params = sharding.place(params, split)

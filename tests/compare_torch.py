@@ -21,10 +21,13 @@ import torch_pdm
 from flax.traverse_util import flatten_dict, unflatten_dict
 from torch_reference import assert_close, import_torch
 
-from panoptic_jax import clock, foreign_names, sharding, state, train_step
 from panoptic_jax.diffusion import guidance, schedule
+from panoptic_jax.logs import clock
+from panoptic_jax.machine import sharding
 from panoptic_jax.models import build, uvit
 from panoptic_jax.models.forms import for_mesh
+from panoptic_jax.programs import state, train_step
+from panoptic_jax.weights import foreign_names
 
 torch = import_torch()
 RATE, BETAS, DECAY, EMA = 2e-4, (0.9, 0.9), 0.03, 0.9999

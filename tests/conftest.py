@@ -25,9 +25,12 @@ import ml_collections
 import pytest
 from absl import flags
 
-from panoptic_jax import clock, prepare, preview, sample, sharding, train
 from panoptic_jax import config as settings
+from panoptic_jax import prepare, sample, train
 from panoptic_jax.encoders import rows
+from panoptic_jax.logs import clock
+from panoptic_jax.machine import sharding
+from panoptic_jax.scoring import preview
 
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for a flag of theirs

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from panoptic_jax import benchmark, clock
+from panoptic_jax import benchmark
+from panoptic_jax.logs import clock
 
 PEAK = 1e12
 

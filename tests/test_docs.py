@@ -14,7 +14,8 @@ from ml_collections import config_flags
 from PIL import Image
 
 from panoptic_jax import config as settings
-from panoptic_jax import environment, main, pipeline, weights
+from panoptic_jax import export_weights, main, pipeline
+from panoptic_jax.logs import environment
 
 # ml_collections loads config files by it.
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
@@ -180,7 +181,7 @@ def test_python_example_of_the_readme_draws_pairs(trained, tmp_path, monkeypatch
     (path,) = re.findall(r"'(\S+\.safetensors)'", code)
     Path(path).parent.mkdir(parents=True)
     Path(path).parent.joinpath('checkpoints').symlink_to(workdir / 'checkpoints')
-    weights.export(config, str(Path(path).parent))
+    export_weights.export_weights(config, str(Path(path).parent))
     found = {}
     exec(code, found)
     assert Image.open('star.png').size == (256, 256)

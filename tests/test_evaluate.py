@@ -16,12 +16,14 @@ from conftest import once
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
-from panoptic_jax import evaluate, image_scores, sampler, scores
-from panoptic_jax.data import loader, manifest, scenes
+from panoptic_jax import evaluate
+from panoptic_jax.data import geometry, loader, manifest, scenes
 from panoptic_jax.encoders import clip, clip_tokens, inception
 from panoptic_jax.encoders.load import load_autoencoder
 from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.metrics import clip_score, cmmd, fid, mcd
+from panoptic_jax.scoring import images as image_scores
+from panoptic_jax.scoring import maps as map_scores
 
 pytestmark = pytest.mark.usefixtures('one_device')
 
@@ -93,13 +95,13 @@ def test_reproduction_of_training_pictures_is_scored(config):
     opened = manifest.open_manifest(config.data.dir)
     indices = [5, 0, 3]
     records = [split[i] for i in indices]
-    latents = np.stack([sampler.true_latents(record) for record in records])
+    latents = np.stack([geometry.true_latents(record) for record in records])
     images = load_autoencoder('pixels').decode(latents)
-    maps = np.stack([sampler.true_ids(record, 64, False) for record in records])
+    maps = np.stack([geometry.true_ids(record, 64, False) for record in records])
 
     def measured(images, maps):
         pairs = SimpleNamespace(image=images.__getitem__, ids=maps.__getitem__)
-        found = scores.score_reproduction(pairs, indices, split, opened, config)
+        found = map_scores.score_reproduction(pairs, indices, split, opened, config)
         return [score.metric for score in found]
 
     agreement, correlation = measured(images, maps)
@@ -134,7 +136,7 @@ def test_evaluation_writes_metrics_and_page(run, capsys):
         line = rf'^{re.escape(entry["label"])} +{entry["value"]:.4f}$'
         assert re.search(line, table, re.MULTILINE)
     split = loader.Split(config.data.dir, 'validation')
-    truth = np.stack([sampler.true_ids(split[i], 64, False) for i in range(6)])
+    truth = np.stack([geometry.true_ids(split[i], 64, False) for i in range(6)])
     found = Pairs(workdir / 'samples', map_size=64)
     maps = np.stack([found.ids(i) for i in range(6)])
     assert metrics['MCD']['value'] == pytest.approx(mcd.mcd(maps, truth).mean())
@@ -249,7 +251,7 @@ def test_folders_of_others_are_scored(config, towers, tmp_path):
     metrics = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
     assert metrics['CLIP score']['label'] == 'CLIP_score/2'
     assert metrics['CLIP score']['weights'] == 'theirs'
-    truth = [mcd.histograms(sampler.true_ids(split[i], 128, False)[None])[0] for i in range(2)]
+    truth = [mcd.histograms(geometry.true_ids(split[i], 128, False)[None])[0] for i in range(2)]
     share = np.zeros(256)
     share[[0, 2]] = 0.5
     expected = np.mean([np.abs(share - own).sum() for own in truth])

@@ -13,10 +13,12 @@ from conftest import tiny_config
 from torch_reference import assert_close, import_torch
 
 from panoptic_jax import config as settings
-from panoptic_jax import foreign_names, import_weights, sample, train, weights
-from panoptic_jax import initial_weights as initial
+from panoptic_jax import import_weights, sample, train
 from panoptic_jax.data import manifest
 from panoptic_jax.models import build, uvit
+from panoptic_jax.weights import file as weights_file
+from panoptic_jax.weights import foreign_names
+from panoptic_jax.weights import initial as initial
 
 torch = import_torch()
 
@@ -57,7 +59,7 @@ def test_imported_models_equal_pytorch(tmp_path, encoders, kind, size, variant, 
     torch.save(reference.state_dict(), tmp_path / 'model.pth')
     config = full_config(kind, tmp_path, size, **variant)
     import_weights.import_weights(config, str(tmp_path / 'run'))
-    params, _, description = weights.load(str(tmp_path / 'run' / 'weights.safetensors'))
+    params, _, description = weights_file.load(str(tmp_path / 'run' / 'weights.safetensors'))
     assert len(description['source']['sha256']) == 64
     assert description['source']['file'] == 'model.pth'
     assert description['model']['zero_conv_bias'] == (kind == 'two_stream')
@@ -71,7 +73,7 @@ def test_imported_models_equal_pytorch(tmp_path, encoders, kind, size, variant, 
     with torch.no_grad():
         channels_first = [torch.tensor(array).permute(0, 3, 1, 2) for array in (x, m)]
         expected = reference(*channels_first, torch.tensor(text), torch.tensor(t))
-    model = weights.build_model(description, np.float32)
+    model = weights_file.build_model(description, np.float32)
     found = jax.jit(model.apply)({'params': params}, x, m, text, t)
     assert_close(found.noise, expected[0].permute(0, 2, 3, 1))
     assert (found.map_bits is None) == (expected[1] is None)
@@ -81,10 +83,10 @@ def test_imported_models_equal_pytorch(tmp_path, encoders, kind, size, variant, 
 
 def tiny_tensors(config):
     """{torch name: array} of a tiny two-stream model, from our own shapes, and those."""
-    description = weights.describe(config, manifest.open_manifest(config.data.dir))
+    description = weights_file.describe(config, manifest.open_manifest(config.data.dir))
     description['model']['zero_conv_bias'] = True
-    model = weights.build_model(description, np.float32)
-    inputs = weights.model_inputs(description)
+    model = weights_file.build_model(description, np.float32)
+    inputs = weights_file.model_inputs(description)
     fresh = jax.eval_shape(lambda k: build.first_parameters(model, k, inputs), jax.random.key(0))
     rng, tensors = np.random.default_rng(0), {}
     wanted = {
@@ -171,7 +173,7 @@ def test_what_does_not_fit_is_listed_and_refused_unless_allowed(tiny, tmp_path):
         import_weights.import_weights(config, str(tmp_path))
     config.foreign.allow_missing = '*.fc1.bias, decoder_pred.*'
     import_weights.import_weights(config, str(tmp_path))
-    params, _, _ = weights.load(str(tmp_path / 'weights.safetensors'))
+    params, _, _ = weights_file.load(str(tmp_path / 'weights.safetensors'))
     assert not params['map']['blocks_1']['fc1']['bias'].any()  # fresh
     assert params['image']['head']['kernel'].std() == pytest.approx(0.02, rel=0.1)  # likewise
     np.testing.assert_array_equal(params['image']['head']['bias'], tensors['decoder_pred.bias'])
@@ -225,7 +227,8 @@ def test_without_prepared_data_the_encoders_themselves_are_described(tiny, tmp_p
     config.data.dir = str(tmp_path / 'no data')
     import_weights.import_weights(config, str(tmp_path / 'without'))
     (one, one_text, known), (other, other_text, found) = (
-        weights.load(str(tmp_path / name / 'weights.safetensors')) for name in ('with', 'without')
+        weights_file.load(str(tmp_path / name / 'weights.safetensors'))
+        for name in ('with', 'without')
     )
     jax.tree.map(np.testing.assert_array_equal, one, other)
     np.testing.assert_array_equal(one_text, other_text)
@@ -267,9 +270,9 @@ def test_training_starts_from_parts_that_fit(tiny, tmp_path, one_device, caplog)
     save_pth(config, tensors)
     import_weights.import_weights(config, str(tmp_path))
     path = str(tmp_path / 'weights.safetensors')
-    params, empty_text, description = weights.load(path)
+    params, empty_text, description = weights_file.load(path)
     description['categories'] = description['categories'][2:]
-    weights.save(path, params, empty_text, description)
+    weights_file.save(path, params, empty_text, description)
     config = tiny_config(config.data.dir)
     config.model.update(name='two_stream', patch_factor=4, zero_conv_bias=True)
     config.init_weights, config.steps, config.checkpoint_every = path, 2, 2
@@ -282,7 +285,7 @@ def test_training_starts_from_parts_that_fit(tiny, tmp_path, one_device, caplog)
     assert 'not part of the model' not in caplog.text
     assert 'Random for good' not in caplog.text
     assert re.search(r'Fresh: map/\S+ \(\S+, ?\d*\), there ', caplog.text)
-    trained, _, _ = weights.from_checkpoint(str(tmp_path / 'run'), False)
+    trained, _, _ = weights_file.from_checkpoint(str(tmp_path / 'run'), False)
     kept = trained['image']['blocks_0']['qkv']['kernel']  # frozen, so as it was in the file
     np.testing.assert_array_equal(kept, params['image']['blocks_0']['qkv']['kernel'])
     moved = np.abs(

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from panoptic_jax import chips, plan, sharding, train_step
+from panoptic_jax import plan
+from panoptic_jax.machine import chips, sharding
 from panoptic_jax.planning import prediction, schedule
+from panoptic_jax.programs import train_step
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed'

@@ -24,20 +24,13 @@ from conftest import ROOT, once, tiny_config
 from flax.traverse_util import flatten_dict
 from test_evaluate import towers, with_towers  # noqa: F401 - a fixture
 
-from panoptic_jax import (
-    clock,
-    evaluate,
-    hosts,
-    image_scores,
-    json_lines,
-    main,
-    preview,
-    sample,
-    sharding,
-    train,
-    weights,
-)
+from panoptic_jax import evaluate, export_weights, main, sample, train
 from panoptic_jax.export import samples
+from panoptic_jax.logs import clock, json_lines
+from panoptic_jax.machine import hosts, sharding
+from panoptic_jax.scoring import images as image_scores
+from panoptic_jax.scoring import preview
+from panoptic_jax.weights import file as weights_file
 
 # (data, fsdp). 'pods' is two processes of four devices, and each two that share a copy of the
 # parameters are of both processes.
@@ -252,7 +245,7 @@ def pods(tmp_path_factory, scenes, trained, towers):  # noqa: F811 - the fixture
         for name in LAYOUTS:
             (folder / name / 'killed.json').write_text(json.dumps(losses(folder / name / 'broken')))
         with laid_out('fsdp'):
-            weights.export(tiny_config(scenes), str(folder / 'fsdp' / 'unbroken'))
+            export_weights.export_weights(tiny_config(scenes), str(folder / 'fsdp' / 'unbroken'))
         for name in ('here', 'pods'):
             begin_scoring(folder / 'scored' / name, scenes, trained, towers)
         pair = start(folder, scenes, 'second', 2)
@@ -439,7 +432,7 @@ def test_only_missing_batches_are_drawn_again(pods):
 
 def test_averaged_weights_alone_are_exported(pods):
     folder = pods / 'fsdp' / 'unbroken'
-    params, _, description = weights.load(str(folder / 'weights.safetensors'))
+    params, _, description = weights_file.load(str(folder / 'weights.safetensors'))
     state = state_of(folder, STEPS)
     found = {
         ''.join(f"['{part}']" for part in name.split('/')): value
@@ -456,8 +449,8 @@ def test_averaged_weights_alone_are_exported(pods):
 
 @pytest.mark.parametrize('name', ['fsdp', 'pods'])
 def test_image_stream_alone_is_taken_over(pods, name):
-    loaded = weights.load(str(pods / 'fsdp' / 'unbroken' / 'weights.safetensors'))[0]
-    found, _, _ = weights.from_checkpoint(str(pods / 'image' / name), ema=False)
+    loaded = weights_file.load(str(pods / 'fsdp' / 'unbroken' / 'weights.safetensors'))[0]
+    found, _, _ = weights_file.from_checkpoint(str(pods / 'image' / name), ema=False)
     found, expected = flatten_dict(found, sep='/'), flatten_dict(loaded['image'], sep='/')
     assert found.keys() == {f'image/{key}' for key in expected}
     for key, value in expected.items():

@@ -19,7 +19,7 @@ from panoptic_jax.data import geometry, loader, scenes, shards
 from panoptic_jax.data.example import Example
 from panoptic_jax.data.records import Records
 from panoptic_jax.encoders import pixels, words
-from panoptic_jax.progress import duration, readable
+from panoptic_jax.logs.progress import duration, readable
 
 ROOT = Path(__file__).parents[1]
 

@@ -23,22 +23,14 @@ from etils import epath
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from panoptic_jax import (
-    checkpoint,
-    clock,
-    dashboards,
-    evaluate,
-    event_files,
-    files,
-    image_scores,
-    json_lines,
-    prepare,
-    sample,
-    train,
-    weights,
-)
+from panoptic_jax import evaluate, export_weights, prepare, sample, train
 from panoptic_jax.data import folder as captioned
 from panoptic_jax.data import loader, shard_copies, shards
+from panoptic_jax.logs import clock, dashboards, event_files, json_lines
+from panoptic_jax.machine import files
+from panoptic_jax.scoring import images as image_scores
+from panoptic_jax.weights import checkpoint
+from panoptic_jax.weights import file as weights_file
 
 BUCKET = 'gs://bucket'
 RUN = f'{BUCKET}/deep/run'
@@ -116,7 +108,7 @@ def local_run(tmp_path_factory, scenes):
     with on_one_device():
         assert train.train(config, str(workdir))
         evaluate.evaluate(config, str(workdir))
-        weights.export(config, str(workdir))
+        export_weights.export_weights(config, str(workdir))
     return workdir, config
 
 
@@ -229,7 +221,9 @@ def test_training_goes_on_after_a_kill_and_equals_an_unbroken_local_run(remote_r
         found = lines(remote_run, name)
         assert [line['step'] for line in found] == steps
         assert found == lines(local_run[0], name)
-    ours, theirs = (weights.from_checkpoint(str(run), ema=False) for run in (RUN, local_run[0]))
+    ours, theirs = (
+        weights_file.from_checkpoint(str(run), ema=False) for run in (RUN, local_run[0])
+    )
     jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
     assert ours[2] == 8
     steps = {path.split('/')[0] for path in contents(f'{RUN}/checkpoints')}
@@ -245,9 +239,9 @@ def test_unfinished_checkpoint_is_none(remote_run):
     assert checkpoint.has_any(RUN)
     assert not checkpoint.has_any(workdir)
     with pytest.raises(FileNotFoundError, match='unfinished holds no checkpoint'):
-        weights.from_checkpoint(workdir, ema=True)
+        weights_file.from_checkpoint(workdir, ema=True)
     files.write_whole(f'{workdir}/checkpoints/00000008/commit_success.txt', b'now')
-    assert weights.from_checkpoint(workdir, ema=True)[2] == 8
+    assert weights_file.from_checkpoint(workdir, ema=True)[2] == 8
 
 
 def test_log_is_in_the_bucket_before_long(server, monkeypatch):
@@ -324,7 +318,7 @@ def test_sampling_goes_on_after_a_kill_and_equals_a_local_job(
     assert [*files.listed(f'{RUN}/samples/parts')] == ['00000000.json']
     with on_one_device():
         evaluate.evaluate(remote_config, RUN)  # samples first
-        weights.export(remote_config, RUN)
+        export_weights.export_weights(remote_config, RUN)
     found = contents(f'{RUN}/samples')
     expected = {
         str(path.relative_to(workdir / 'samples')): path.read_bytes()
@@ -339,7 +333,7 @@ def test_sampling_goes_on_after_a_kill_and_equals_a_local_job(
     assert files.listed(f'{RUN}/samples/images')[first] == before[first]  # not made again
     for name in ('metrics.json', 'weights.safetensors'):
         assert epath.Path(f'{RUN}/{name}').read_bytes() == (workdir / name).read_bytes()
-    assert weights.load(f'{RUN}/weights.safetensors')[2]['step'] == 8
+    assert weights_file.load(f'{RUN}/weights.safetensors')[2]['step'] == 8
 
 
 def test_features_of_pictures_are_kept(server, monkeypatch):

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_jax import preview, sample, sampler, weights
-from panoptic_jax.data import loader, manifest
+from panoptic_jax import export_weights, sample
+from panoptic_jax.data import geometry, loader, manifest
 from panoptic_jax.export import samples
 from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.models import build
+from panoptic_jax.scoring import preview
+from panoptic_jax.weights import file as weights_file
 
 pytestmark = pytest.mark.usefixtures('one_device')
 
@@ -128,7 +130,7 @@ def test_folder_has_the_promised_format(sampled, config):
 
 
 def test_prompts_are_a_path_or_a_text(config, tmp_path):
-    description = weights.describe(config, manifest.open_manifest(config.data.dir))
+    description = weights_file.describe(config, manifest.open_manifest(config.data.dir))
     config.sample.count = 5
     config.sample.prompts = 'a red ball; and a\tblue one'
     assert sample.requests(config, description) == [{'caption': config.sample.prompts}] * 5
@@ -145,7 +147,7 @@ def test_prompts_are_a_path_or_a_text(config, tmp_path):
 
 
 def test_captions_of_a_split_are_drawn_by_seed_and_number(config):
-    description = weights.describe(config, manifest.open_manifest(config.data.dir))
+    description = weights_file.describe(config, manifest.open_manifest(config.data.dir))
     config.sample.count = 20
     first = sample.requests(config, description)
     assert [request['record'] for request in first] == [i % 8 for i in range(20)]
@@ -160,7 +162,7 @@ def test_captions_of_a_split_are_drawn_by_seed_and_number(config):
 
 def test_exported_weights_sample_as_the_checkpoint(run, sampled, tmp_path):
     workdir, config = run
-    weights.export(config, str(workdir))
+    export_weights.export_weights(config, str(workdir))
     config.sample.weights = str(workdir / 'weights.safetensors')
     other = tmp_path / 'other'
     sample.sample(config, str(other))
@@ -179,26 +181,26 @@ def test_exported_weights_sample_as_the_checkpoint(run, sampled, tmp_path):
 
 def test_a_checkpoint_comes_before_a_weights_file_beside_it(run):
     workdir, config = run
-    weights.export(config, str(workdir))
-    assert weights.load_for_sampling(config, str(workdir))[3] == 'step 12'
+    export_weights.export_weights(config, str(workdir))
+    assert weights_file.load_for_sampling(config, str(workdir))[3] == 'step 12'
     (workdir / 'checkpoints').unlink()
     (workdir / 'checkpoints' / '00000004.orbax-checkpoint-tmp').mkdir(parents=True)
-    name = weights.load_for_sampling(config, str(workdir))[3]
+    name = weights_file.load_for_sampling(config, str(workdir))[3]
     assert name.startswith('weights.safetensors ')
 
 
 def save_fresh(config, path, **model):
     """Writes random weights of a model."""
     config.model.update(model)
-    description = weights.describe(config, manifest.open_manifest(config.data.dir))
-    module = weights.build_model(description, jnp.float32)
-    inputs = weights.model_inputs(description)
+    description = weights_file.describe(config, manifest.open_manifest(config.data.dir))
+    module = weights_file.build_model(description, jnp.float32)
+    inputs = weights_file.model_inputs(description)
     shapes = jax.eval_shape(
         lambda key: build.first_parameters(module, key, inputs), jax.random.key(0)
     )
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: np.float32(rng.normal(0, 0.1, a.shape)), shapes)
-    weights.save(str(path), params, loader.empty_text(config.data.dir), description)
+    weights_file.save(str(path), params, loader.empty_text(config.data.dir), description)
     config.sample.weights = str(path)
 
 
@@ -208,7 +210,7 @@ def test_given_maps_are_the_pictures_own(config, tmp_path):
     maps = read_maps(tmp_path / 'samples')
     split = loader.Split(config.data.dir, 'validation')
     for i in range(6):
-        np.testing.assert_array_equal(maps[i], sampler.true_ids(split[i], 64, False))
+        np.testing.assert_array_equal(maps[i], geometry.true_ids(split[i], 64, False))
     config.sample.prompts = 'a red ball'
     with pytest.raises(ValueError, match='needs a map beside each caption'):
         sample.requests(config, {'model': {'given_map': True}})
@@ -220,7 +222,7 @@ def test_model_without_maps_gives_images_alone(config, tmp_path):
     found = {path.name for path in (tmp_path / 'samples').iterdir()}
     assert found == {'images', 'captions.json', 'settings.json'}
     draw = preview.make_preview(config)
-    params = weights.load(config.sample.weights)[0]
+    params = weights_file.load(config.sample.weights)[0]
     pictures, scores = draw(params)
     assert pictures['preview'].shape == (4, 256, 256, 3)
     assert scores == {}
@@ -229,9 +231,9 @@ def test_model_without_maps_gives_images_alone(config, tmp_path):
 def test_encoders_other_than_the_models_are_refused(config, tmp_path):
     path = tmp_path / 'weights.safetensors'
     save_fresh(config, path)
-    params, empty_text, description = weights.load(str(path))
+    params, empty_text, description = weights_file.load(str(path))
     description['text']['sha256'] = 'e' * 64
-    weights.save(str(path), params, empty_text, description)
+    weights_file.save(str(path), params, empty_text, description)
     with pytest.raises(ValueError, match=r"text encoder 'words' at hand has hash \w{12}"):
         sample.sample(config, str(tmp_path))
     assert not (tmp_path / 'samples').exists()

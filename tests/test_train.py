@@ -18,20 +18,15 @@ from conftest import ROOT, on_one_device, once, tiny_config
 from flax.traverse_util import flatten_dict
 from tensorboardX.proto import event_pb2
 
-from panoptic_jax import (
-    checkpoint,
-    clock,
-    json_lines,
-    preview,
-    sample,
-    sharding,
-    state,
-    train,
-    train_step,
-    weights,
-)
+from panoptic_jax import export_weights, sample, train
 from panoptic_jax.data import loader, manifest
 from panoptic_jax.diffusion import loss
+from panoptic_jax.logs import clock, json_lines
+from panoptic_jax.machine import sharding
+from panoptic_jax.programs import state, train_step
+from panoptic_jax.scoring import preview
+from panoptic_jax.weights import checkpoint
+from panoptic_jax.weights import file as weights_file
 
 
 def steps_of(workdir):
@@ -265,7 +260,7 @@ def test_saved_state_is_not_touched_by_the_steps_after_it(tmp_path):
     )
     tree = step(jax.device_put(tree, shardings))
     expected = jax.tree.map(lambda a: np.array(a, copy=True), tree)
-    abstract = checkpoint.abstract(tree, shardings)
+    abstract = sharding.abstract(tree, shardings)
     checkpoints = checkpoint.Checkpoints(str(tmp_path))
     checkpoints.save(1, tree, {}, {})
     for _ in range(20):
@@ -282,12 +277,12 @@ def test_reader_leaves_a_save_under_way_alone(trained, tmp_path):
     shutil.copytree(trained[0] / 'checkpoints', workdir / 'checkpoints')
     under_way = workdir / 'checkpoints' / '00000014.orbax-checkpoint-tmp'
     under_way.mkdir()
-    params, description, step = weights.from_checkpoint(str(workdir), ema=True)
+    params, description, step = weights_file.from_checkpoint(str(workdir), ema=True)
     assert step == 12
     assert description['model']['name'] == 'one_stream'
     assert under_way.exists()
     assert steps_of(workdir) == [6, 10, 12]
-    last, _, _ = weights.from_checkpoint(str(workdir), ema=False)
+    last, _, _ = weights_file.from_checkpoint(str(workdir), ema=False)
     differ = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), params, last)
     assert all(jax.tree.leaves(differ))
 
@@ -345,9 +340,9 @@ def test_batch_must_be_shared_evenly(config, tmp_path):
 
 def test_microbatches_give_the_same_step(config):
     data = manifest.open_manifest(config.data.dir)
-    description = weights.describe(config, data)
-    model = weights.build_model(description, jnp.float32)
-    inputs = weights.model_inputs(description)
+    description = weights_file.describe(config, data)
+    model = weights_file.build_model(description, jnp.float32)
+    inputs = weights_file.model_inputs(description)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *map(zeros, inputs))['params'])
     params = jax.tree.map(lambda a: jnp.float32(rng.normal(0, 0.1, a.shape)), shapes)
@@ -404,7 +399,7 @@ def uvit(tmp_path_factory, scenes):
     def run(workdir):
         with on_one_device():
             assert train.train(config, str(workdir))
-        weights.export(config, str(workdir))
+        export_weights.export_weights(config, str(workdir))
 
     return once(tmp_path_factory, 'uvit', run), config
 
@@ -420,9 +415,9 @@ def test_two_streams_train_from_exported_image_weights(uvit, config, tmp_path, o
     config.init_weights = str(uvit[0] / 'weights.safetensors')
     config.steps = 2
     assert train.train(config, str(tmp_path))
-    params, _, step = weights.from_checkpoint(str(tmp_path), ema=True)
+    params, _, step = weights_file.from_checkpoint(str(tmp_path), ema=True)
     assert step == 2
-    loaded, _, _ = weights.load(config.init_weights)
+    loaded, _, _ = weights_file.load(config.init_weights)
     found, origin = flatten_dict(params, sep='/'), flatten_dict(loaded, sep='/')
     frozen = [name for name in origin if name.startswith(('image/blocks', 'image/text_embed'))]
     for name in frozen:

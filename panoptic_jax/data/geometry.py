@@ -4,6 +4,9 @@ Centre crop to the short side, resize to 256 px, maps pooled to 128. Further poo
 resolution of a model's map, is done where the records are used.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
@@ -51,3 +54,16 @@ def fit(example: Example, void_wins: bool = False) -> tuple[np.ndarray, ...]:
         category, renumbered[instance], IMAGE_SIZE // MAP_SIZE, void_wins
     )
     return fit_image(example.image), category, instance
+
+
+def true_ids(record: Mapping[str, Any], side: int, void_wins: bool) -> np.ndarray:
+    """(side, side) uint8: a prepared record's map at the model's resolution."""
+    factor = record['category'].shape[0] // side
+    return bits.min_pool(record['category'], record['instance'], factor, void_wins)[0]
+
+
+def true_latents(record: Mapping[str, Any]) -> np.ndarray:
+    """(h, w, c) float32: a prepared record's latents, the mean of what the autoencoder says."""
+    if 'latents' in record:
+        return np.float32(record['latents'])
+    return np.float32(np.split(record['moments'], 2, axis=-1)[0])

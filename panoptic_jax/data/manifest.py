@@ -12,8 +12,8 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from panoptic_jax import files
 from panoptic_jax.data import geometry
+from panoptic_jax.machine import files
 
 FORMAT = 1  # of the manifest and the records
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from etils import epath
 
-from panoptic_jax import files
-from panoptic_jax.progress import Progress
+from panoptic_jax.logs.progress import Progress
+from panoptic_jax.machine import files
 
 _THREADS = 4  # each of which asks for several parts of its shard at a time
 _MEGABYTE = 10**6

@@ -18,7 +18,7 @@ from array_record.python import array_record_module
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
-from panoptic_jax import files
+from panoptic_jax.machine import files
 
 _FILE_TYPE = 'array_record'
 

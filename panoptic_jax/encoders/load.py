@@ -5,7 +5,7 @@ Used by prepare, sample and evaluate; the training loop sees encoded records onl
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -186,3 +186,37 @@ def load_clip(folder: str, field: str) -> tuple[dict[str, Any], str, Callable]:
     )
     params, sha256 = clip.load(weights)
     return params, sha256, clip_tokens.load(vocabulary, merges, clip.TOKENS)
+
+
+def load_encoders(
+    description: Mapping[str, Any], autoencoder_weights: str, text_weights: str
+) -> tuple[Autoencoder, TextEncoder]:
+    """The encoders that a model was trained with, from files that must be the same.
+
+    Args:
+      description: Of the model, see `weights.file.describe`.
+      autoencoder_weights: As config.data.autoencoder_weights.
+      text_weights: As config.data.text_weights.
+
+    Raises:
+      FileNotFoundError, ValueError: no such files, or other weights.
+    """
+    autoencoder = load_autoencoder(description['autoencoder']['name'], autoencoder_weights)
+    check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
+    text = description['text']
+    text_encoder = load_text_encoder(text['name'], text['tokens'], text['features'], text_weights)
+    check_same(text_encoder.sha256, text, 'text encoder')
+    return autoencoder, text_encoder
+
+
+def check_same(sha256: str, described: Mapping[str, Any], what: str) -> None:
+    """The frozen encoder at hand must be the one that the model was trained with.
+
+    Raises:
+      ValueError: it is not.
+    """
+    if sha256 != described['sha256']:
+        raise ValueError(
+            f'The {what} {described["name"]!r} at hand has hash {sha256[:12]}, the model was '
+            f'trained with {described["sha256"][:12]}; use the same weights file.'
+        )

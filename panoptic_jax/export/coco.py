@@ -12,9 +12,9 @@ import numpy as np
 from etils import epath
 from scipy import ndimage
 
-from panoptic_jax import files
 from panoptic_jax.data import panoptic_png
 from panoptic_jax.data.example import Category
+from panoptic_jax.machine import files
 
 
 def segments(

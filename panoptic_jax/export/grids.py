@@ -18,10 +18,10 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
-from panoptic_jax import files
 from panoptic_jax.data import categories, geometry
 from panoptic_jax.data.example import Category
 from panoptic_jax.export.pairs import Pairs
+from panoptic_jax.machine import files
 
 _SIDE, _GAP, _LABEL, _LINE = 256, 6, 120, 16  # px
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from panoptic_jax import files
 from panoptic_jax.data import panoptic_png
 from panoptic_jax.data.pictures import SUFFIXES, read_picture
+from panoptic_jax.machine import files
 
 
 class Pairs:

@@ -14,10 +14,10 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from panoptic_jax import files
 from panoptic_jax.data import categories as category_lists
 from panoptic_jax.data.example import Category
 from panoptic_jax.export import figures
+from panoptic_jax.machine import files
 
 _CHIPS = 10  # categories named under a map; the rest is summed up
 

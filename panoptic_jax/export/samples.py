@@ -21,9 +21,10 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from panoptic_jax import files, json_lines
 from panoptic_jax.data.example import Category
 from panoptic_jax.export import coco, pairs, report
+from panoptic_jax.logs import json_lines
+from panoptic_jax.machine import files
 
 IMAGE_SIZE = 256  # px, of images and of enlarged maps
 REPORT_PAIRS = 48  # at most, about 150 kB each

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from panoptic_jax import files
+from panoptic_jax.machine import files
 
 MINIMUM = 2  # images; with fewer there is no covariance
 FULL_RANK = 2049  # images; with fewer the covariance of 2048 features is singular and FID biased

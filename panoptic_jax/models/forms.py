@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,13 @@ def for_mesh(mesh: Mesh, fused: bool = True) -> Forms:
 
     product = product_of_rows if platform == 'cpu' else jnp.matmul
     return Forms(attention if fused else plain, product)
+
+
+def compute_dtype(name: str) -> Any:
+    """'auto' is bfloat16 where the platform multiplies it fast, float32 on CPU."""
+    if name == 'auto':
+        name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+    return jnp.dtype(name)
 
 
 def attention_error(mesh: Mesh, tokens: int, size: int, num_heads: int, dtype: jnp.dtype) -> float:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from panoptic_jax.chips import Chip
+from panoptic_jax.machine.chips import Chip
 from panoptic_jax.planning import schedule
 
 

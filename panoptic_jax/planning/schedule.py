@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from panoptic_jax.chips import Chip
+from panoptic_jax.machine.chips import Chip
 
 # A kernel of ours has no estimate of the compiler's. It counts as long as its arithmetic takes at
 # this share of the peak, or its bytes at this share of the memory's bandwidth.

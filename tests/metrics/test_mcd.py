@@ -1,0 +1,147 @@
+"""MCD against brute force, its yardsticks against a linear program and method.md's real maps."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import optimize
+
+from panoptic_jax.metrics import mcd
+
+SAMPLE = Path(__file__).parents[3] / 'shared' / 'data' / 'coco_sample' / 'annotations'
+
+
+def _maps(seed, count, size=(8, 12), ids=6):
+    return np.random.default_rng(seed).integers(0, ids, (count, *size), dtype=np.uint8)
+
+
+def test_histograms_are_counts_across_blocks():
+    maps = np.random.default_rng(0).integers(0, 256, (1030, 3, 5), dtype=np.uint8)
+    found = mcd.histograms(maps)
+    assert found.dtype == np.float64
+    for row in (0, 1023, 1024, 1029):
+        np.testing.assert_array_equal(
+            found[row], np.bincount(maps[row].ravel(), minlength=256) / 15
+        )
+
+
+def test_mcd_is_the_definition_and_stays_in_range():
+    generated, truth = _maps(1, 5), _maps(2, 5)
+    expected = [
+        sum(abs(int((g == b).sum()) - int((t == b).sum())) for b in range(256)) / 96
+        for g, t in zip(generated, truth, strict=True)
+    ]
+    np.testing.assert_allclose(mcd.mcd(generated, truth), expected, atol=1e-15)
+    np.testing.assert_array_equal(mcd.mcd(truth, truth[:, ::-1]), 0)
+    np.testing.assert_array_equal(mcd.mcd(generated, generated + np.uint8(100)), 2)
+    np.testing.assert_array_equal(mcd.mcd(truth.repeat(2, 1), truth), 0)  # shares, not counts
+
+
+def test_authors_bins_drop_high_ids():
+    generated = np.full((1, 4, 4), 200, np.uint8)
+    truth = np.full((1, 4, 4), 201, np.uint8)
+    assert mcd.mcd(generated, truth)[0] == 2
+    assert mcd.mcd(generated, truth, bins=201)[0] == 1
+
+
+def test_chance_is_the_mean_over_all_pairs():
+    shares = mcd.histograms(_maps(3, 9))
+    pairs = [np.abs(a - b).sum() for a, b in itertools.permutations(shares, 2)]
+    np.testing.assert_allclose(mcd.chance(shares), np.mean(pairs), rtol=1e-12)
+
+
+@pytest.mark.parametrize('count', [1, 2, 5, 8])
+def test_fixed_map_is_the_optimum_of_a_linear_program(count):
+    shares = np.random.default_rng(count).dirichlet(np.full(7, 0.3), count)
+    # Variables p (7) and e (count * 7) with e >= |p - h|.
+    cost = np.concatenate([np.zeros(7), np.ones(count * 7)])
+    spread = np.tile(np.eye(7), (count, 1))
+    solution = optimize.linprog(
+        cost,
+        A_ub=np.block([[spread, -np.eye(count * 7)], [-spread, -np.eye(count * 7)]]),
+        b_ub=np.concatenate([shares.ravel(), -shares.ravel()]),
+        A_eq=np.concatenate([np.ones(7), np.zeros(count * 7)])[None],
+        b_eq=[1.0],
+    )
+    found = mcd.fixed_map(shares)
+    assert found.min() >= 0
+    np.testing.assert_allclose(found.sum(), 1, atol=1e-12)
+    np.testing.assert_allclose(np.abs(shares - found).sum(), solution.fun, atol=1e-9)
+
+
+def test_best_fixed_map_never_sees_the_images_that_it_is_scored_on():
+    shares = np.zeros((6, 256))
+    shares[::2, 3] = 1  # each half constant, the halves without a category in common
+    shares[1::2, 4] = 1
+    assert mcd.best_fixed_map(shares) == pytest.approx(2)
+    assert mcd.best_fixed_map(np.repeat(shares[:1], 6, 0)) == pytest.approx(0)
+
+
+def test_best_fixed_map_takes_both_ways():
+    shares = np.random.default_rng(6).dirichlet(np.full(9, 0.3), 7)
+    even, odd = shares[::2], shares[1::2]
+    on_odd = np.abs(odd - mcd.fixed_map(even)).sum()
+    on_even = np.abs(even - mcd.fixed_map(odd)).sum()
+    assert mcd.best_fixed_map(shares) == pytest.approx((on_odd + on_even) / 7)
+
+
+def test_same_caption_floor_takes_pairs_of_different_images():
+    shares = mcd.histograms(_maps(4, 4))
+
+    def distance(i, j):
+        return np.abs(shares[i] - shares[j]).sum()
+
+    assert mcd.same_caption_floor(shares, ['a', 'b', 'c', 'd']) is None
+    assert mcd.same_caption_floor(shares, [['a', 'a'], ['b'], ['c'], ['d', 'd']]) is None
+    found = mcd.same_caption_floor(shares, [['a', 'b'], ['b'], ['a', 'b'], 'cab'])
+    # 'b' is shared by 0, 1, 2 and 'a' by 0, 2.
+    expected = (distance(0, 1) + distance(1, 2) + 2 * distance(0, 2)) / 4
+    assert found == pytest.approx(expected)
+    assert mcd.same_caption_floor(shares, ['x', 'y', 'x', 'z']) == pytest.approx(distance(0, 2))
+
+
+def test_bad_input_is_refused_in_a_sentence():
+    maps = _maps(5, 3)
+    with pytest.raises(ValueError, match='2 generated maps but 3 true'):
+        mcd.mcd(maps[:2], maps)
+    with pytest.raises(ValueError, match='int64'):
+        mcd.histograms(maps.astype(np.int64))
+    with pytest.raises(ValueError, match='at least 2'):
+        mcd.chance(mcd.histograms(maps[:1]))
+    with pytest.raises(ValueError, match='at least 2'):
+        mcd.best_fixed_map(mcd.histograms(maps[:1]))
+    with pytest.raises(ValueError, match='captions of 1 images'):
+        mcd.same_caption_floor(mcd.histograms(maps), ['a'])
+
+
+def _read_pooled(annotation):
+    """64x64 ids as method.md prepares them: crop, nearest 256, min-pool in which void loses."""
+    with Image.open(SAMPLE / 'panoptic_val2017' / annotation['file_name']) as picture:
+        short = min(picture.size)
+        left, top = (picture.width - short) // 2, (picture.height - short) // 2
+        picture = picture.convert('RGB').crop((left, top, left + short, top + short))
+        picture = picture.resize((256, 256), Image.Resampling.NEAREST)
+    colours = np.asarray(picture).astype(np.int64) @ [1, 256, 65536]
+    ids = np.full((256, 256), 255, np.uint8)
+    for segment in annotation['segments_info']:
+        ids[colours == segment['id']] = segment['category_id']
+    pooled = ids.reshape(64, 4, 64, 4).min(axis=(1, 3))
+    return np.where(pooled == 255, 0, pooled).astype(np.uint8)
+
+
+@pytest.mark.skipif(not SAMPLE.exists(), reason=f'no COCO sample at {SAMPLE}')
+def test_yardsticks_of_method_md_on_real_maps():
+    annotations = json.loads((SAMPLE / 'panoptic_val2017.json').read_text())['annotations']
+    maps = np.stack([_read_pooled(annotation) for annotation in annotations])
+    shares = mcd.histograms(maps)
+    present = shares > 0
+    equal = present / present.sum(axis=1, keepdims=True)
+    assert len(maps) == 103
+    assert mcd.chance(shares) == pytest.approx(1.805, abs=0.001)
+    assert mcd.best_fixed_map(shares) == pytest.approx(1.51, abs=0.03)
+    assert mcd.mcd(np.zeros_like(maps), maps).mean() == pytest.approx(1.859, abs=0.001)
+    assert mcd.mcd(np.ones_like(maps), maps).mean() == pytest.approx(1.715, abs=0.001)
+    assert np.abs(shares - equal).sum(axis=1).mean() == pytest.approx(0.886, abs=0.001)

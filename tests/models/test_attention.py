@@ -1,0 +1,158 @@
+"""Attention in every form, and what each platform gets."""
+
+import functools
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from panoptic_jax.machine import sharding
+from panoptic_jax.models import attention, attention_in_parts, attention_kernel, forms
+
+
+def packed(batch, tokens, size, seed=0):
+    """Random (B, T, 3C) with scores of a few units, and a gradient (B, T, C)."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(0, 1.5, (batch, tokens, 3 * size)), rng.normal(size=(batch, tokens, size))
+
+
+def test_plain_attention_is_a_softmax_over_keys():
+    qkv, _ = packed(2, 7, 48)
+    query, key, value = qkv.reshape(2, 7, 3, 3, 16).transpose(2, 0, 3, 1, 4)
+    scores = np.einsum('bhqd,bhkd->bhqk', query, key) / 4
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    expected = (weights @ value).swapaxes(1, 2).reshape(2, 7, 48)
+    found = attention.einsum_attention(jnp.float32(qkv), 3)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    half = attention.einsum_attention(jnp.bfloat16(qkv), 3)
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(half.astype(jnp.float32), expected, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ('tokens', 'size', 'heads'),
+    [(128, 128, 1), (70, 256, 4), (150, 128, 4), (590, 128, 2), (40, 1152, 16)],
+)
+def test_kernel_is_the_plain_attention(tokens, size, heads):
+    """Values and gradients; interpreted, what lies beyond the tokens is NaN, as bad as on a TPU."""
+    qkv, gradient = packed(2, tokens, size)
+
+    def both(function, dtype):
+        value, pull_back = jax.vjp(lambda x: function(x, heads), jnp.asarray(qkv, dtype))
+        (back,) = pull_back(jnp.asarray(gradient, dtype))
+        return np.asarray(value, np.float32), np.asarray(back, np.float32)
+
+    kernel = functools.partial(attention_kernel.kernel_attention, interpret=True)
+    for dtype, tolerance in ((jnp.float32, 3e-6), (jnp.bfloat16, 2e-2)):
+        found, expected = both(kernel, dtype), both(attention.einsum_attention, dtype)
+        for name, a, b in zip(('value', 'gradient'), found, expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max(), err_msg=name)
+
+
+@pytest.mark.parametrize('limit', [2**20, 2 * 50**2, 1])  # whole, in twos of six, one by one
+def test_attention_in_parts_is_the_plain_one(monkeypatch, limit):
+    monkeypatch.setattr(attention_in_parts, '_SCORES_IN_CACHE', limit)
+    qkv, gradient = (jnp.float32(array) for array in packed(2, 50, 24))
+    on_cpu = forms.for_mesh(sharding.make_mesh(1, 1, jax.devices()[:1])).attention
+    text = str(jax.make_jaxpr(lambda x: on_cpu(x, 3))(qkv))
+    assert ('scan' in text) == (limit < 2**20)
+
+    for function in (on_cpu, attention_in_parts.attention_in_parts):
+        found, pull_back = jax.vjp(lambda x, f=function: f(x, 3), qkv)
+        expected, expected_back = jax.vjp(lambda x: attention.einsum_attention(x, 3), qkv)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(pull_back(gradient)[0], expected_back(gradient)[0], atol=1e-5)
+
+
+def test_saved_attention_is_the_plain_one():
+    qkv, gradient = packed(2, 33, 96)
+
+    def both(function, dtype):
+        value, pull_back = jax.vjp(lambda x: function(x, 3), jnp.asarray(qkv, dtype))
+        (back,) = pull_back(jnp.asarray(gradient, dtype))
+        assert value.dtype == back.dtype == dtype
+        return np.asarray(value, np.float32), np.asarray(back, np.float32)
+
+    for dtype, tolerance in ((jnp.float32, 3e-6), (jnp.bfloat16, 2e-2)):
+        found, expected = (
+            both(function, dtype)
+            for function in (attention.saved_attention, attention.einsum_attention)
+        )
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max())
+
+
+def test_kernel_over_devices_is_the_kernel_on_one(monkeypatch):
+    mesh = sharding.make_mesh(4, 2)
+    kernel = attention_kernel.kernel_attention
+    monkeypatch.setattr(
+        forms, 'kernel_attention', lambda qkv, num_heads: kernel(qkv, num_heads, True)
+    )
+    # The mesh of a TPU in all that is asked of it, with devices that can compute.
+    monkeypatch.setattr(forms, '_platform', lambda mesh: 'tpu')
+    qkv = jnp.float32(packed(8, 40, 128)[0])
+    apart = jax.jit(functools.partial(forms.for_mesh(mesh).attention, num_heads=2))
+    rows = sharding.of_batch(mesh)
+    found = apart(jax.device_put(qkv, rows))
+    assert found.sharding.spec == PartitionSpec(('data', 'fsdp'))
+    assert 'all-gather' not in apart.lower(jax.device_put(qkv, rows)).compile().as_text()
+    np.testing.assert_allclose(found, kernel(qkv, 2, True), atol=1e-6)
+    # A batch that the devices cannot share, and heads that do not fill a register's lanes.
+    for batch, heads in ((3, 2), (8, 8 // 3 + 1)):
+        assert attention_kernel.kernel_takes(40, 128, heads) == (heads == 2)
+        few = jnp.float32(packed(batch, 40, 128 if heads == 2 else 96)[0])
+        found = forms.for_mesh(mesh).attention(few, heads)
+        np.testing.assert_allclose(found, attention.einsum_attention(few, heads), atol=2e-5)
+
+
+def test_a_kernel_that_errs_on_these_devices_is_seen(monkeypatch):
+    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    assert forms.attention_error(mesh, 50, 24, 3, jnp.float32) < 1e-4
+    assert forms.attention_error(mesh, 50, 24, 3, jnp.bfloat16) < 0.1
+    right = forms.attention_in_parts
+    monkeypatch.setattr(forms, 'attention_in_parts', lambda qkv, heads: 1.2 * right(qkv, heads))
+    assert forms.attention_error(mesh, 50, 24, 3, jnp.float32) > 0.2
+
+
+def test_each_platform_gets_its_form(monkeypatch):
+    qkv = jnp.bfloat16(packed(2, 16, 128)[0])
+
+    def form(platform, array, fused=True):
+        devices = np.array([SimpleNamespace(platform=platform)])
+        mesh = SimpleNamespace(devices=devices, size=3)
+        return forms.for_mesh(mesh, fused).attention(array, 2)
+
+    monkeypatch.setattr(forms, 'cudnn_attention', lambda qkv, num_heads: 'cudnn')
+    assert form('gpu', qkv) == 'cudnn'
+    plain = attention.einsum_attention(qkv, 2)
+    for platform, array, fused in (
+        ('cpu', qkv, True),
+        ('gpu', qkv, False),
+        ('gpu', jnp.float32(qkv), True),
+        ('tpu', qkv, False),
+    ):
+        found = form(platform, array, fused)
+        np.testing.assert_allclose(jnp.float32(found), jnp.float32(plain), atol=2e-2)
+
+
+def test_cudnn_attention_lowers_to_its_kernels(monkeypatch):
+    """Where there is no GPU, the program for one names cuDNN's kernels, forwards and backwards."""
+    monkeypatch.setattr(
+        'jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version', lambda: 91000
+    )
+    monkeypatch.setattr(
+        'jax._src.cudnn.fused_attention_stablehlo.check_compute_capability', lambda capability: True
+    )
+
+    def value_and_gradient(qkv):
+        mixed, pull_back = jax.vjp(lambda x: attention.cudnn_attention(x, 8), qkv)
+        return mixed, pull_back(mixed)
+
+    shape = jax.ShapeDtypeStruct((4, 590, 1536), jnp.bfloat16)
+    text = jax.jit(value_and_gradient).trace(shape).lower(lowering_platforms=('cuda',)).as_text()
+    assert '__cudnn$fmhaSoftmax' in text
+    assert '__cudnn$fmhaSoftmaxBackward' in text

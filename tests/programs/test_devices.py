@@ -1,0 +1,195 @@
+"""One device against eight, and how arrays lie on meshes, also on those of TPUs."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+from jax.sharding import PartitionSpec
+
+from panoptic_jax import train
+from panoptic_jax.logs import clock, json_lines
+from panoptic_jax.machine import sharding
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, config):
+    """A function (name, mesh sizes, steps) -> {step: loss} of a training in a folder `name`."""
+    make_mesh = sharding.make_mesh
+    monkeypatch.setattr(clock, 'matmul_peak', lambda devices: 1e11)
+    monkeypatch.setattr(sharding, 'SMALL', 64)  # or nothing of a tiny model would be split
+    config.log_every = config.checkpoint_every = 1
+    config.keep_last = 1
+
+    def train_on(name, sizes, steps):
+        devices = jax.devices()[: sizes[0] * sizes[1]]
+        monkeypatch.setattr(sharding, 'make_mesh', lambda *_: make_mesh(*sizes, devices))
+        config.steps = steps
+        assert train.train(config, str(tmp_path / name))
+        lines = json_lines.read(tmp_path / name / 'metrics.jsonl')
+        return {line['step']: (line['loss'], line['grad_norm']) for line in lines}
+
+    return train_on
+
+
+def test_eight_devices_train_as_one_and_checkpoints_move_between_them(run):
+    """Steps 1-4 on 8 devices; 1-2 on 4 x 2 with split parameters, 3-4 on one from that state."""
+    expected = run('data', (8, 1), 4)
+    assert sorted(expected) == [1, 2, 3, 4]
+    assert sorted(run('moving', (4, 2), 2)) == [1, 2]
+    found = run('moving', (1, 1), 4)
+    assert sorted(found) == [1, 2, 3, 4]
+    for step, numbers in found.items():
+        np.testing.assert_allclose(numbers, expected[step], rtol=1e-5)
+    assert len({loss for loss, _ in found.values()}) == 4
+
+
+def test_parameters_are_split_on_their_largest_divisible_axis():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    assert mesh.shape == {'data': 2, 'fsdp': 4}
+    tree = {
+        'wide': jnp.zeros((128, 512)),
+        'tall': jnp.zeros((3, 512, 128)),
+        'odd': jnp.zeros((2049, 12)),
+        'prime': jnp.zeros((131, 131)),
+        'small': jnp.zeros((64, 64)),
+        'scalar': jnp.zeros(()),
+    }
+    found = {name: rule.spec for name, rule in sharding.of_tree(tree, mesh).items()}
+    assert found == {
+        'wide': PartitionSpec(None, 'fsdp'),
+        'tall': PartitionSpec(None, 'fsdp', None),
+        'odd': PartitionSpec(None, 'fsdp'),
+        'prime': PartitionSpec(),
+        'small': PartitionSpec(),
+        'scalar': PartitionSpec(),
+    }
+    whole = sharding.of_tree(tree, sharding.make_mesh())
+    assert {rule.spec for rule in whole.values()} == {PartitionSpec()}
+
+
+def test_batches_lie_over_all_devices():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    batch = {'x': np.arange(16 * 3).reshape(16, 3)}
+    found = sharding.put_batch(batch, sharding.of_batch(mesh))['x']
+    assert {shard.data.shape for shard in found.addressable_shards} == {(2, 3)}
+    assert len({shard.device for shard in found.addressable_shards}) == 8
+    np.testing.assert_array_equal(found, batch['x'])
+
+
+@pytest.mark.parametrize('sizes', [(3, -1), (-1, 16), (2, 2), (0, -1), (-1, -1), (-2, -4)])
+def test_impossible_meshes_are_refused(sizes):
+    with pytest.raises(ValueError, match='must be the number of devices, 8'):
+        sharding.make_mesh(*sizes)
+
+
+def test_host_arrays_are_placed_in_parts():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    tree = {
+        'kernel': np.arange(1024 * 512, dtype=np.float32).reshape(1024, 512),
+        'bias': np.ones(3),
+    }
+    shardings = sharding.of_tree(tree, mesh)
+    placed = sharding.place(tree, shardings)
+    assert {shard.data.shape for shard in placed['kernel'].addressable_shards} == {(256, 512)}
+    whole = sharding.place(placed, sharding.replicated(mesh))
+    for found in (placed, whole):
+        jax.tree.map(np.testing.assert_array_equal, found, tree)
+    assert whole['kernel'].sharding.is_fully_replicated
+    assert sharding.place((np.ones(8), None), sharding.of_batch(mesh))[1] is None
+
+
+def test_local_meshes_split_as_far_as_devices_go():
+    found = [tuple(sharding.local_mesh(fsdp).shape.values()) for fsdp in (1, 2, 8, 16, 12, -1)]
+    assert found == [(8, 1), (4, 2), (1, 8), (1, 8), (2, 4), (1, 8)]
+
+
+TOPOLOGIES = (
+    ('v5e:16x16', 1, [(256, 1), (128, 2), (8, 32), (32, 8), (1, 256)]),
+    ('v5p:4x4x4', 1, [(64, 1), (32, 2), (2, 32)]),
+    ('v6e:16x16', 1, [(8, 32)]),
+    ('v4:2x2x2', 1, [(8, 2)]),  # two devices a chip, which no torus order knows
+    ('v5e:4x4', 2, [(32, 1), (8, 4), (2, 16), (1, 32)]),
+)
+# Which a process of its own does, since libtpu is loaded for good.
+MESHES = """
+import json, sys
+from jax.experimental import topologies
+from panoptic_jax.machine import sharding
+for name, slices, sizes in json.loads(sys.argv[1]):
+    several = {'num_slices': slices} if slices > 1 else {}
+    devices = topologies.get_topology_desc(
+        platform='tpu', topology_name=name, **several
+    ).devices
+    for data, fsdp in sizes:
+        mesh = sharding.make_mesh(data, -1 if fsdp > 1 else 1, devices)
+        place = lambda d: [getattr(d, 'slice_index', 0) or 0, *d.coords, d.core_on_chip]
+        print(json.dumps([str(mesh.axis_types), [[place(d) for d in row] for row in mesh.devices]]))
+"""
+
+
+@pytest.fixture(scope='session')
+def meshes():
+    """{(topology, sizes): for each device of the mesh its slice and place}."""
+    if importlib.util.find_spec('libtpu') is None:
+        pytest.skip('libtpu is not installed: pip install -r tests/requirements.txt')
+    environment = os.environ | {
+        'PYTHONPATH': str(ROOT), 'TPU_SKIP_MDS_QUERY': '1', 'TPU_WORKER_HOSTNAMES': 'localhost',
+        'TPU_ACCELERATOR_TYPE': 'v5litepod-4', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, '-c', MESHES, json.dumps(TOPOLOGIES)],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    asked = [(name, size) for name, _, sizes in TOPOLOGIES for size in sizes]
+    return dict(zip(asked, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize(('name', 'slices', 'sizes'), TOPOLOGIES, ids=lambda value: str(value))
+def test_any_sizes_make_a_mesh_of_tpus(meshes, name, slices, sizes):
+    for size in sizes:
+        types, grid = meshes[name, size]
+        assert 'Auto' in types
+        assert 'Explicit' not in types
+        grid = np.array(grid)
+        assert grid.shape[:2] == size
+        assert len(np.unique(grid.reshape(-1, grid.shape[-1]), axis=0)) == size[0] * size[1]
+        for row in grid:
+            spans = len(np.unique(row[:, 0]))
+            assert spans == (2 if slices == 2 and size[0] == 1 else 1)  # 'fsdp' inside a slice
+        if slices == 2 and size[0] > 1:
+            assert np.unique(grid[: size[0] // 2, :, 0]).tolist() == [0]
+            assert np.unique(grid[size[0] // 2 :, :, 0]).tolist() == [1]
+
+
+def test_those_who_share_parameters_are_neighbours(meshes):
+    """8 x 32 on 16 x 16 chips: each 32 are two neighbouring rows or columns."""
+    for row in np.array(meshes['v5e:16x16', (8, 32)][1]):
+        x, y = row[:, 1], row[:, 2]
+        assert sorted((len(np.unique(x)), len(np.unique(y)))) == [2, 16]
+        assert min(np.ptp(x), np.ptp(y)) == 1
+
+
+def test_table_tells_what_lies_on_one_device():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    tree = {'kernel': jnp.zeros((1024, 512)), 'bias': jnp.zeros((1024,))}
+    tree = jax.device_put(tree, sharding.of_tree(tree, mesh))
+
+    class State:
+        pass
+
+    state = State()
+    state.params = tree
+    state.step = jax.device_put(jnp.zeros(()), sharding.replicated(mesh))
+    header, params, step, total = sharding.table(state).splitlines()
+    assert header.split() == ['arrays', 'split', 'MiB', 'MiB/device']
+    assert params.split() == ['params', '2', '1', '2.0', '0.5']
+    assert step.split() == ['step', '1', '0', '0.0', '0.0']
+    assert total.split() == ['total', '3', '1', '2.0', '0.5']
