@@ -1,4 +1,4 @@
-"""Eight COCO photographs by heart: the check that the whole path can learn real images and maps.
+"""A small model learns eight COCO photographs by heart: a check of the whole path on real images.
 
     python -m panoptic_jax.main --config=configs/coco_overfit.py --mode=prepare \
         --config.data.root=data/coco2017 --config.data.autoencoder_weights=taesd.safetensors
@@ -6,10 +6,10 @@
     python -m panoptic_jax.main --config=configs/coco_overfit.py --workdir=runs/coco_overfit \
         --mode=evaluate --config.data.autoencoder_weights=taesd.safetensors
 
-Of COCO it needs val2017 only.
+Data: only val2017 of COCO 2017.
 Hardware and hours: 18 minutes of training on two CPU cores.
-Expected score, as it was reached: map_agreement 0.999; latent_correlation 0.930, where TAESD itself
-  leaves 0.952; MCD 0.003, where chance is 1.93.
+Expected score, measured here: map_agreement 0.999; latent_correlation 0.930, while TAESD alone
+  reaches 0.952; MCD 0.003, while chance is 1.93.
 """
 
 import ml_collections
@@ -18,7 +18,7 @@ from panoptic_jax import config as settings
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """A small one-stream PDM on the first eight pictures of val2017; no held-out split."""
+    """A small one-stream PDM on the first eight images of val2017; no held-out split."""
     config = settings.default()
     config.data.dir = 'runs/data/coco_overfit'
     config.data.train_split = 'val2017'
@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.learning_rate = 3e-3
     config.warmup_steps = 100
     config.cooldown = 1.0
+    # The model shall remember: nothing pulls the weights back, and no caption is dropped.
     config.weight_decay = 0.0
     config.text_dropout = 0.0
     config.ema_decay = 0.99

@@ -1,9 +1,9 @@
-"""From nothing to pairs on a CPU: a small one-stream model on the embedded scenes.
+"""A small one-stream model on the embedded scenes: pairs on a CPU, without any download.
 
     bash launch/quickstart.sh
 
-Hardware and hours: two CPU cores, two minutes of training.
-Expected score: in README.md. More steps give better pairs: --config.steps=1600 after the script.
+Hardware and hours: two minutes of training on two CPU cores.
+Expected score: see `README.md`. With --config.steps=1600 after the script, pairs get better.
 """
 
 import ml_collections

@@ -6,21 +6,21 @@
 #   bash launch/gpu_slurm.sh --config=configs/one_stream.py --workdir=runs/one_stream
 #   bash launch/gpu_slurm.sh --dry-run --config=...    # prints what both would run
 #
-# Folders must be on a file system that all nodes see. Options for sbatch before the script's name
-# replace those below; where a node has 4 GPUs: --ntasks-per-node=4 --gpus-per-node=4.
+# Folders must be on a file system that all nodes see. Options of sbatch before the script's name
+# replace those below, for example --ntasks-per-node=4 --gpus-per-node=4 for nodes with 4 GPUs.
 #
-# One process per GPU: in a Slurm job, JAX gives each process the one device of its number on the node.
-# For that, each has to see all GPUs of its node: no --gpus-per-task, no --gpu-bind.
+# There is one process per GPU. In a Slurm job, JAX gives the n-th process of a node the n-th GPU. For
+# that, each process has to see all GPUs of its node: no --gpus-per-task, no --gpu-bind.
 #SBATCH --job-name=panoptic_jax
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
-# SIGTERM 120 s before the time is over, to the processes that train: without `B:`, which would signal
-# this script alone. It cannot pass one on, since srun answers a SIGTERM by ending its processes.
+# The processes that train get SIGTERM 120 s before the time is over. With `B:` only this script would
+# get it, and it cannot pass the signal on, since srun answers SIGTERM by ending its processes.
 #SBATCH --signal=TERM@120
-# The same job goes on in the same log.
+# A job that is queued again goes on in the same log.
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.log
@@ -43,7 +43,7 @@ fi
 python=.venv/bin/python
 [[ -x $python ]] || python=python
 command=("$python" -m panoptic_jax.main "$@")
-# A process that ends takes the others along only by JAX: Slurm would kill those that still save.
+# Slurm must not kill the other processes when one ends, since they may still save; JAX ends them.
 # srun does not take the number of CPUs over from sbatch.
 step=(srun --kill-on-bad-exit=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-8}" "${command[@]}")
 
@@ -58,7 +58,7 @@ if [[ -n $dry_run ]]; then
 fi
 [[ -n ${SLURM_JOB_ID:-} ]] || exec "${command[@]}"
 
-# Who cancels the job signals this script too. It has to live on until its processes have saved.
+# Cancelling the job signals this script too. It has to live on until its processes have saved.
 cancelled=''
 trap 'cancelled=yes' TERM
 status=0

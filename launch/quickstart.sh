@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a clone to a page of generated pairs: prepares the embedded scenes, trains a small model,
-# samples and evaluates it. Run again, it goes on where it was interrupted. Arguments are passed to
-# every mode: bash launch/quickstart.sh --config.steps=900
+# samples and evaluates it. Started again, it goes on where it was interrupted. Every mode gets the
+# arguments of the script: bash launch/quickstart.sh --config.steps=900
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh

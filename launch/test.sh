@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lint and tests, as CI runs them. Arguments are pytest's: bash launch/test.sh tests/test_scenes.py -k maps
+# Lint and tests, the same as in CI. Arguments go to pytest:
+#   bash launch/test.sh tests/data/test_scenes.py -k maps
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
@@ -8,5 +9,5 @@ make_venv tests/requirements.txt requirements.txt
 
 .venv/bin/python -m ruff format --check .
 .venv/bin/python -m ruff check .
-# A file's tests stay on one worker: they share what its fixtures have prepared or trained.
+# The tests of a file stay on one worker, since they share what its fixtures prepare or train.
 .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a slice of Cloud TPUs, from creating it to deleting it. `--help` explains.
+# Creates a slice of Cloud TPUs, trains on it and deletes it. `--help` explains the commands.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec 3>&1  # where commands are shown, also while a function's output is captured
@@ -82,8 +82,8 @@ state() {  # ACTIVE, WAITING_FOR_RESOURCES, SUSPENDED, ... or NONE
   rm "$errors"
 }
 
-# What follows returns at the first failure by itself: where a caller asks whether it succeeded, the
-# shell's errexit does not apply.
+# The functions below return at the first failure themselves. The shell's errexit does not apply where
+# a caller asks whether a function succeeded.
 
 wait_until_active() {
   local now
@@ -111,7 +111,7 @@ create() {
 }
 
 setup() {
-  # A bundle rather than files: the workers know the commit, and what a new one lacks goes.
+  # A bundle and no files: the workers then know the commit, and a file that a new commit lacks goes.
   local bundle=${TMPDIR:-/tmp}/panoptic_jax.bundle
   [[ -z $(git status --porcelain --untracked-files=no) ]] ||
     echo '# Changes that are not committed are not copied.'

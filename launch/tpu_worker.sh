@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# What tpu_pod.sh has every worker of a slice do, in its copy of the repository:
+# Every worker of a slice runs this script in its copy of the repository; tpu_pod.sh starts it:
 #   setup            installs into .venv
 #   start ARGUMENTS  starts the command line in the background, unless one is running here
 #   status           says `running`, `ended with exit code N` or `not started`
 # Exit code 75 means that SIGTERM came and a checkpoint is saved: the same command then starts again.
-# Any other exit code ends it. runs/worker/ holds log and exit code; a worker is a machine of its own.
+# Any other exit code ends the run. runs/worker/ holds the log and the exit code. Workers do not share
+# it, since each one is a machine with a disk of its own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly RUN_AGAIN=75
@@ -16,7 +17,7 @@ can_make_venv() {  # with the Python $1
 
 setup() {
   source launch/venv.sh
-  # The images are Ubuntu 22.04, whose own Python is 3.10. At boot, apt is often busy.
+  # The machines run Ubuntu 22.04, whose own Python is 3.10. At boot, apt is often busy.
   if ! can_make_venv python3.11 && ! can_make_venv python3.12 && ! can_make_venv python3; then
     sudo apt-get update -qq
     sudo apt-get install -qq -y -o DPkg::Lock::Timeout=300 python3.11 python3.11-venv

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sourced by the scripts beside it, from the repository's root: `make_venv FILE...` makes or reuses
-# .venv and installs the first of the requirements files; the others are those that it includes.
+# The scripts beside it source this file, in the repository's root. `make_venv FILE...` makes .venv, or
+# reuses it, and installs the first requirements file; the other files are those that it includes.
 
 _works() {  # whether $1 runs and is new enough
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
@@ -28,7 +28,7 @@ make_venv() {
     "$python" -m venv .venv || return
   fi
 
-  # What was installed last; a changed file is installed again.
+  # The stamp says what was installed last, so that only a changed file is installed again.
   local stamp
   stamp=.venv/installed-${1//\//-}
   if [[ $(cat "$stamp" 2>/dev/null) != "$(cat "$@" | cksum)" ]]; then

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Sourced: `source launch/xla_flags.sh tpu` (or gpu) sets what is recommended to the compiler for what
-# is started after it. What the environment holds already comes last, and so wins. Only what is not
-# the default of these versions, and is known to help, is here; see tests/test_xla_flags.py.
+# To be sourced: `source launch/xla_flags.sh tpu` (or gpu) sets the recommended flags of the compiler
+# for every program that starts afterwards. Flags that the environment holds already come last, and
+# so they win. A flag stands here only if it is known to help and is not the default of these versions;
+# tests/launch/test_xla_flags.py checks the latter.
 case $1 in
   tpu)
-    # None, for libtpu 0.0.42 (flags would go to LIBTPU_INIT_ARGS). Tried, by compiling:
+    # There are none for libtpu 0.0.42 (flags would go to LIBTPU_INIT_ARGS). What was tried, by
+    # compiling:
     # - xla_tpu_enable_latency_hiding_scheduler and xla_tpu_enable_async_collective_fusion, which
-    #   others set: the defaults, the same program comes out.
+    #   others set, are the defaults: the program stays the same.
     # - xla_enable_async_all_reduce, xla_tpu_enable_async_collective_fusion_fuse_all_reduce and
     #   xla_jf_crs_combiner_threshold_in_bytes, only together, sum gradients during the backward pass
     #   of a plain stack of layers; in the one-stream step (S, 2 blocks, v5e:4x4) the sums stay behind
@@ -14,12 +16,12 @@ case $1 in
     ;;
   gpu)
     recommended=(
-      # Moves the summing of gradients over the GPUs, which by default is waited for, to where
-      # something is left to compute beside it. NVIDIA sets it in its images; not yet measured here.
+      # By default the GPUs wait while gradients are summed. With this flag they compute something
+      # else meanwhile. NVIDIA sets it in its images; it has not been measured here.
       --xla_gpu_enable_latency_hiding_scheduler=true
     )
     export XLA_FLAGS="${recommended[*]} ${XLA_FLAGS:-}"
-    # JAX takes 75 % of the memory by default; a process that has its GPU to itself can have more.
+    # JAX takes 75 % of the memory by default. A process that has its GPU to itself can take more.
     export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.9}
     ;;
   *)

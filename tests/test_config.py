@@ -1,12 +1,18 @@
 """Settings: defaults pass, impossible values and misspelt arguments are refused by name."""
 
 import re
-from types import SimpleNamespace
+from pathlib import Path
 
+import one_device
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from panoptic_jax import config as settings
 from panoptic_jax import main, recipes
+
+# ml_collections loads config files by it.
+pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
 
 
 def changed(name, value):
@@ -98,44 +104,117 @@ def test_config_arguments():
         recipes.arguments('patch_factor=two', **defaults)
 
 
-def run_main(monkeypatch, config, workdir, mode):
-    for flag, value in (('_CONFIG', config), ('_WORKDIR', workdir), ('_MODE', mode)):
-        monkeypatch.setattr(main, flag, SimpleNamespace(value=value))
-    return main.main(['main'])
+CONFIGS = Path(__file__).parents[1] / 'configs'
 
 
-def test_expected_errors_are_one_sentence_on_the_command_line(
-    monkeypatch, capsys, config, tmp_path, one_device
-):
-    workdir = str(tmp_path / 'run')
-    weights = tmp_path / 'weights.safetensors'
-    weights.write_bytes(b'0' * 100)
-    nowhere = str(tmp_path / 'nowhere')
-    cases = [
+@pytest.mark.parametrize('arguments', ['', ':patch_factor=4,given_map=1'])
+def test_a_config_is_found_by_its_name_from_any_folder(arguments, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main.find_config(f'two_stream{arguments}') == f'{CONFIGS / "two_stream.py"}{arguments}'
+
+
+@pytest.mark.parametrize(
+    'value', ['configs/uvit.py', 'nowhere/uvit.py', 'uvit.py', './uvit', '', 'mine.py:uvit']
+)
+def test_a_path_is_not_taken_for_a_name(value):
+    assert main.find_config(value) == value
+
+
+def test_a_file_wins_over_the_config_of_its_name_and_a_folder_does_not(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path('uvit').write_text('def get_config(): ...')
+    Path('quickstart').mkdir()  # as in `runs/`
+    assert main.find_config('uvit:size=M') == 'uvit:size=M'
+    assert main.find_config('quickstart') == str(CONFIGS / 'quickstart.py')
+
+
+def test_an_unknown_name_is_answered_with_the_names_that_exist():
+    names = ', '.join(sorted(path.stem for path in CONFIGS.glob('*.py')))
+    with pytest.raises(ValueError, match=f"no config named 'quikstart'; the names are {names}, "):
+        main.find_config('quikstart:size=M')
+
+
+@pytest.mark.parametrize('flag', ['--config', '-config'])
+def test_only_the_value_of_the_flag_config_is_rewritten(flag):
+    path = str(CONFIGS / 'uvit.py')
+    rest = ['--config.steps=5', '--config.sample.prompts=uvit', '--workdir=uvit', '--mode', 'uvit']
+    assert main.with_config_file(['main', f'{flag}=uvit', *rest]) == [
+        'main', f'{flag}={path}', *rest,
+    ]  # fmt: skip
+    assert main.with_config_file(['main', flag, 'uvit', *rest]) == ['main', flag, path, *rest]
+    assert main.with_config_file(['main', flag]) == ['main', flag]
+
+
+def parse(arguments):
+    """The config of a command line; its flags are defined afresh, since a process has them once."""
+    values, argv = flags.FlagValues(), ['main', *arguments]
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+    assert main.parse_flags(argv, values) == ['main']
+    return values.config
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'sentence'),
+    [
+        (['--config=quikstart'], "There is no config named 'quikstart'; "),
+        (['--config=configs/none.py'], 'No such file or directory'),
+        (['--config', 'quickstart', '--config.model.dept=3'], "The config has no field 'dept'"),
+        (['--config=two_stream:size=XS'], 'The config argument size is '),
+        (['--config=uvit', '--config.steps=many'], 'flag --config.steps=many: '),
+    ],
+)
+def test_mistakes_in_flags_are_one_sentence(arguments, sentence, capsys):
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith('error: ')
+    assert sentence in line
+
+
+def test_a_config_by_name_takes_arguments_and_overrides():
+    config = parse(['--config', 'two_stream:patch_factor=4', '--config.steps=7'])
+    assert config.model.name == 'two_stream'
+    assert (config.model.patch_factor, config.steps) == (4, 7)
+
+
+NOWHERE = '/nowhere/at/all'
+NO_CHECKPOINT = 'holds no checkpoint; train into it first'
+
+
+@pytest.mark.parametrize(
+    ('mode', 'values', 'expected'),
+    [
         ('train', {'batch_size': -1}, 'batch_size is -1; it must be positive'),
-        ('train', {'data.dir': nowhere}, 'data.dir is '),
+        ('train', {'data.dir': NOWHERE}, 'data.dir is '),
         ('train', {'data.text_tokens': 23}, 'data.text_tokens is 23 but the data have 24'),
         ('train', {'mesh.fsdp': 3}, 'mesh.data=-1 times mesh.fsdp=3 must be the number of devices'),
         ('train', {'mesh.fsdp': 0}, 'mesh.data=-1 times mesh.fsdp=0 must be the number of devices'),
-        ('train', {'init_weights': nowhere}, 'There is no weights file'),
-        ('train', {'init_weights': str(weights)}, 'is not a weights file of panoptic_jax'),
-        ('sample', {}, 'holds no checkpoint; train into it first'),
-        ('export', {}, 'holds no checkpoint; train into it first'),
-        ('evaluate', {}, 'holds no checkpoint; train into it first'),
-        ('evaluate', {'data.dir': nowhere}, 'run --mode=prepare with the same config first'),
-        ('sample', {'sample.weights': nowhere}, 'There is no weights file'),
-        ('sample', {'sample.weights': str(weights)}, 'is not a weights file of panoptic_jax'),
+        ('train', {'init_weights': NOWHERE}, 'There is no weights file'),
+        ('train', {'init_weights': __file__}, 'is not a weights file of panoptic_jax'),
+        ('sample', {}, NO_CHECKPOINT),
+        ('export', {}, NO_CHECKPOINT),
+        ('evaluate', {}, NO_CHECKPOINT),
+        ('evaluate', {'data.dir': NOWHERE}, 'run --mode=prepare with the same config first'),
+        ('sample', {'sample.weights': NOWHERE}, 'There is no weights file'),
+        ('sample', {'sample.weights': __file__}, 'is not a weights file of panoptic_jax'),
         ('sample', {'sample.evaluations': 0}, 'sample.evaluations is 0; it must be positive'),
-    ]
-    for mode, values, expected in cases:
-        broken = config.copy_and_resolve_references()
-        broken.update_from_flattened_dict(values)
-        assert run_main(monkeypatch, broken, workdir, mode) == 1, (mode, values)
-        message = capsys.readouterr().err.splitlines()
-        (line,) = [line for line in message if line.startswith('error: ')]
-        assert expected in line
-        assert not [line for line in message if line.startswith('Traceback')]
+    ],
+)
+def test_expected_errors_are_one_sentence_on_the_command_line(
+    mode, values, expected, config, tmp_path, capsys
+):
+    config.update_from_flattened_dict(values)
+    options = {} if mode == 'export' else {'devices': one_device.devices()}
+    options |= {'peak_flops': one_device.PEAK_FLOPS} if mode == 'train' else {}
+    assert main.run_mode(mode, config, str(tmp_path / 'run'), **options) == 1
+    message = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in message if line.startswith('error: ')]
+    assert expected in line
+    assert not [line for line in message if line.startswith('Traceback')]
     assert not (tmp_path / 'run' / 'config.json').exists()
     assert not (tmp_path / 'run' / 'samples').exists()
-    assert run_main(monkeypatch, config, None, 'sample') == 1
+
+
+def test_only_preparation_does_without_a_workdir(config, capsys):
+    assert main.run_mode('sample', config, workdir=None) == 1
     assert '--mode=sample needs --workdir=DIR' in capsys.readouterr().err

@@ -1,7 +1,6 @@
-"""What README and configs say is true: commands, settings, files, messages."""
+"""What README, documents, configs and docstrings say is true: commands, settings, files, names."""
 
 import ast
-import functools
 import re
 import runpy
 import shlex
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import flags
+from code_names import CONFIGS, MODULES, ROOT, TESTS, docstrings, problem, string_templates, tree_of
 from ml_collections import config_flags
 from PIL import Image
 
@@ -20,16 +20,9 @@ from panoptic_jax.logs import environment
 # ml_collections loads config files by it.
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
-CONFIGS = sorted(ROOT.glob('configs/*.py'))
-MODULES = sorted(ROOT.glob('panoptic_jax/**/*.py'))
+DOCUMENTS = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')]
 MODES = flags.FLAGS['mode'].parser.enum_values
-
-
-@functools.cache
-def tree_of(path):
-    return ast.parse(path.read_text())
 
 
 def parse(arguments):
@@ -38,16 +31,17 @@ def parse(arguments):
     config_flags.DEFINE_config_file('config', lock_config=True, flag_values=values, sys_argv=argv)
     flags.DEFINE_string('workdir', None, '', flag_values=values)
     flags.DEFINE_enum('mode', 'train', MODES, '', flag_values=values)
-    left = values(argv)
+    left = values(main.with_config_file(argv))
     assert left == ['main'], f'arguments that are no flags: {left[1:]}'
     settings.check(values.config)
     return values.config, values.mode
 
 
 def commands(text):
-    """Arguments of every `python -m panoptic_jax.main ...` that stands on a line of its own."""
+    """Arguments of every command that runs a mode and stands on a line of its own."""
     joined = re.sub(r'\\\n\s*', ' ', text)
-    lines = re.findall(r'^ *python -m panoptic_jax\.main (.*)$', joined, re.MULTILINE)
+    command = r'^ *(?:python -m panoptic_jax\.main|panoptic-jax) (.*)$'
+    lines = re.findall(command, joined, re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
 
 
@@ -76,11 +70,10 @@ def test_config_loads_is_locked_and_says_how_to_run_it(path):
     with pytest.raises(ValueError, match=r'model\.depth is 5'):
         parse([option, '--config.model.depth=5'])
     docstring = ast.get_docstring(tree_of(path), clean=False)
-    found = commands(docstring)
     scripts = re.findall(r'^ +bash (launch/\w+\.sh)', docstring, re.MULTILINE)
-    assert scripts or any(f'--workdir=runs/{path.stem}' in command for command in found)
+    assert scripts or any(f'--workdir=runs/{path.stem}' in line for line in commands(docstring))
     assert all((ROOT / script).exists() for script in scripts)
-    for command in found:
+    for command in commands(docstring):
         parse(command)
     assert f'`configs/{path.name}`' in README
 
@@ -105,9 +98,8 @@ def test_config_arguments(name):
 
 
 def test_every_command_of_the_readme_parses():
-    found = commands(README)
-    assert {parse(command)[1] for command in found} == set(MODES)
-    for command in found:
+    assert {parse(command)[1] for command in commands(README)} == set(MODES)
+    for command in commands(README):
         assert any(argument.startswith('--config=') for argument in command)
         if '--mode=prepare' not in command:
             assert any(argument.startswith('--workdir=') for argument in command), command
@@ -120,36 +112,78 @@ def test_settings_named_in_the_readme_exist():
     assert len(values) > 15
     for name, value in values:
         parse([base, f'--config.{name}={value}'])
-    fields = environment.flat(settings.default())
+    fields = environment.flat(settings.default().to_dict())
     assert {name.rstrip('.') for name in re.findall(r'--config\.([a-z_.]+)', README)} <= set(fields)
     assert set(re.findall(r'--mode=(\w+)', README)) <= {*MODES, 'MODE'}
 
 
-def test_files_named_in_the_readme_exist():
-    named = set(re.findall(r'\b(?:configs|docs|launch|panoptic_jax|tests)/[\w/]+\.\w+', README))
-    assert len(named) > 6
-    missing = sorted(name for name in named if not (ROOT / name).exists())
-    assert not missing
-    layout = README.split('## Where things are')[1].split('## ')[0]
-    described = set(re.findall(r'\b(\w+\.py)\b', layout)) | set(
-        re.findall(r'^  (\w+)/', layout, re.M)
-    )
+def test_files_named_in_documents_and_scripts_exist():
+    path = r'\b(?:configs|docs|launch|panoptic_jax|tests)/[\w/]+\.\w+'
+    scripts = [*ROOT.glob('launch/*'), *ROOT.glob('.*.yaml'), *ROOT.glob('.github/**/*.yml')]
+    named = set()
+    for file in [*DOCUMENTS, *scripts]:
+        # On the worker of a TPU slice the clone itself is the folder panoptic_jax.
+        text = file.read_text().replace('panoptic_jax/launch/', 'launch/')
+        named |= {(name, file.name) for name in re.findall(path, text)}
+    assert len(named) > 20
+    assert not sorted((name, file) for name, file in named if not (ROOT / name).exists())
+
+
+def package_contents():
+    """The modules at the top of the package and its folders, as 'main.py' and 'data/'."""
     package = ROOT / 'panoptic_jax'
-    present = {path.name for path in package.glob('*.py')} - {'__init__.py'}
-    present |= {path.parent.name for path in package.glob('*/__init__.py')}
-    assert described == present
+    files = {path.name for path in package.glob('*.py')} - {'__init__.py'}
+    return files | {f'{path.parent.name}/' for path in package.glob('*/__init__.py')}
 
 
-def string_templates():
-    """Every string of the package, with … for what is filled in."""
-    for path in MODULES:
-        for node in ast.walk(tree_of(path)):
-            if isinstance(node, ast.JoinedStr):
-                yield ''.join(
-                    part.value if isinstance(part, ast.Constant) else '…' for part in node.values
-                )
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield node.value
+def test_layout_in_the_readme_is_that_of_the_repository():
+    layout = README.split('## Where things are')[1].split('## ')[0]
+    described = re.findall(r'\b\w+\.py\b|(?<=^  )\w+/', layout, re.MULTILINE)
+    assert sorted(described) == sorted(package_contents())
+    ignored = {line.rstrip('/') for line in (ROOT / '.gitignore').read_text().splitlines()}
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name.isidentifier()}
+    assert set(re.findall(r'^(\w+)/', layout, re.MULTILINE)) == folders - ignored
+
+
+def test_architecture_has_a_row_for_every_folder():
+    text = (ROOT / 'docs' / 'architecture.md').read_text()
+    rows = re.findall(r'^\| `(\w+/)` \|', text, re.MULTILINE)
+    assert sorted(rows) == sorted(name for name in package_contents() if name[-1] == '/')
+
+
+@pytest.mark.parametrize(
+    'path', [*MODULES, *CONFIGS, *TESTS], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_names_in_docstrings_exist(path):
+    names = [name for text in docstrings(path) for name in re.findall(r'`([^`\n]+)`', text)]
+    problems = {name: problem(name, path) for name in names}
+    assert not {name: text for name, text in problems.items() if text}
+
+
+@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
+def test_names_in_documents_exist(path):
+    prose = re.sub(r'```.*?```', '', path.read_text(), flags=re.DOTALL)
+    names = re.findall(r'`([^`\n]+)`', prose)
+    # They also name what others made, such as files to download.
+    problems = {name: problem(name, path, foreign_names=True) for name in names}
+    assert not {name: text for name, text in problems.items() if text}
+
+
+RIGHT_NAMES = (
+    'records.py', 'data/records.py', 'configs/*.py', 'launch/test.sh', 'metrics.json', 'data/',
+    'loader.train_batches', 'sharding.make_mesh', 'panoptic_jax.main', 'data.dir', 'config.model',
+    'train_batches(seed=0)', 'jax.jit', 'bash launch/test.sh', '--config',
+)  # fmt: skip
+WRONG_NAMES = (
+    'clock.py', 'data/clock.py', 'configs/*.md', 'launch/tset.sh', 'metrix.json', 'date/',
+    'loader.test_batches', 'scores.mcd', 'data.dri', 'config.modle', 'read_everything()',
+)  # fmt: skip
+
+
+def test_names_that_do_not_exist_are_noticed():
+    file = ROOT / 'panoptic_jax' / 'data' / 'loader.py'
+    assert [name for name in RIGHT_NAMES if problem(name, file)] == []
+    assert [name for name in WRONG_NAMES if not problem(name, file)] == []
 
 
 def test_messages_explained_in_the_readme_are_really_said():
