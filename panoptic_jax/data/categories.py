@@ -1,7 +1,7 @@
 """Category lists and their colours: COCO's 133 as the default, renumbering, a fixed palette.
 
-Ids are uint8 everywhere: 0 void, 1..254 categories, 255 reserved. A prepared data set's manifest
-rules which categories exist; nothing here reads files.
+Ids are uint8 everywhere: 0 is void, 1..254 are categories, 255 is reserved. The manifest of a
+prepared data set decides which categories exist (`data/manifest.py`). Nothing here reads files.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ import numpy as np
 
 from panoptic_jax.data.example import Category
 
+# COCO's own ids, which leave gaps: categories that COCO dropped kept their numbers. Every id fits
+# into 1..254, so maps of COCO keep these numbers and other tools can read them.
 _COCO_THINGS = """
 1 person; 2 bicycle; 3 car; 4 motorcycle; 5 airplane; 6 bus; 7 train; 8 truck; 9 boat;
 10 traffic light; 11 fire hydrant; 13 stop sign; 14 parking meter; 15 bench; 16 bird;
@@ -39,11 +41,19 @@ _COCO_STUFF = """
 
 
 def _parse(text: str, is_thing: bool) -> list[Category]:
-    entries = (entry.split(maxsplit=1) for entry in text.replace('\n', ' ').split('; '))
-    return [Category(int(number), name.strip(), is_thing) for number, name in entries]
+    """Categories of a text '1 person; 2 bicycle; ...'."""
+    categories = []
+    for entry in text.replace('\n', ' ').split('; '):
+        # A name may hold spaces ('traffic light'), so only the first space separates.
+        number, name = entry.split(maxsplit=1)
+        categories.append(Category(int(number), name.strip(), is_thing))
+    return categories
 
 
-COCO: tuple[Category, ...] = (*_parse(_COCO_THINGS, True), *_parse(_COCO_STUFF, False))
+COCO: tuple[Category, ...] = (
+    *_parse(_COCO_THINGS, is_thing=True),
+    *_parse(_COCO_STUFF, is_thing=False),
+)
 
 
 def remap(categories: Sequence[Category]) -> tuple[tuple[Category, ...], dict[int, int]]:
@@ -53,56 +63,67 @@ def remap(categories: Sequence[Category]) -> tuple[tuple[Category, ...], dict[in
       categories: A source's categories; ids are any distinct integers.
 
     Returns:
-      The categories with our ids, and {source's id: our id}. Ids stay as they are if all lie in
-      1..254; otherwise they are numbered from 1, things first, else in the given order.
+      The categories with our ids, and {source's id: our id}. If all ids lie in 1..254, the ids stay
+      as they are. Otherwise the categories are numbered from 1: first the things, then the stuff,
+      both in the given order.
 
     Raises:
-      ValueError: no categories, more than 254, or an id that occurs twice.
+      ValueError: the list is empty, has more than 254 entries, or holds an id twice.
     """
     if not 1 <= len(categories) <= 254:
         raise ValueError(
             f'The category list has {len(categories)} entries; it must have 1 to 254, since ids '
             'are uint8 with 0 for void and 255 reserved: merge or drop some.'
         )
-    seen = {}
+    names = {}
     for category in categories:
-        if category.id in seen:
+        if category.id in names:
             raise ValueError(
-                f'Category id {category.id} stands for both {seen[category.id]!r} and '
+                f'Category id {category.id} stands for both {names[category.id]!r} and '
                 f'{category.name!r}; ids must be distinct: correct the category list.'
             )
-        seen[category.id] = category.name
-    if all(1 <= number <= 254 for number in seen):
-        return tuple(categories), {number: number for number in seen}
+        names[category.id] = category.name
+    if all(1 <= number <= 254 for number in names):
+        return tuple(categories), {number: number for number in names}
+    # Things first, as in COCO: min-pooling lets the smaller id win, and things must win over stuff.
     ordered = sorted(categories, key=lambda category: not category.is_thing)
-    return (
-        tuple(category._replace(id=i) for i, category in enumerate(ordered, start=1)),
-        {category.id: i for i, category in enumerate(ordered, start=1)},
-    )
+    renumbered = []
+    our_ids = {}
+    for our_id, category in enumerate(ordered, start=1):
+        renumbered.append(category._replace(id=our_id))
+        our_ids[category.id] = our_id
+    return tuple(renumbered), our_ids
 
 
 def valid_codes(categories: Sequence[Category]) -> np.ndarray:
-    """(n + 1,) uint8: void and the ids of `categories`, ascending; what a decoder may produce."""
-    return np.array(sorted({0, *(category.id for category in categories)}), np.uint8)
+    """(n + 1,) uint8 codes that a decoder may produce: void and the ids of `categories`, sorted."""
+    codes = {0}
+    codes.update(category.id for category in categories)
+    return np.array(sorted(codes), np.uint8)
 
 
 def palette() -> np.ndarray:
-    """(256, 3) uint8 RGB colour of every id, the same in all pictures of maps.
+    """(256, 3) uint8 RGB colour of every id; every picture of a map uses these colours.
 
-    Void is black and the reserved 255 white. The others come from a lattice of 7 levels per channel
-    without its darkest and lightest corners, so any two are at least 42 apart; the stride is the
-    one that keeps ids up to 4 apart farthest from each other (at least 118).
+    Void is black and the reserved id 255 is white. The other colours come from a lattice of 7
+    levels per channel without its darkest and lightest corners, so any two colours are at least 42
+    apart.
     """
     levels = np.arange(7) * 255 // 6
-    lattice = np.stack(np.meshgrid(levels, levels, levels, indexing='ij'), axis=-1).reshape(-1, 3)
+    grid = np.meshgrid(levels, levels, levels, indexing='ij')
+    lattice = np.stack(grid, axis=-1).reshape(-1, 3)  # (343, 3)
     brightness = lattice.sum(axis=1)
+    # Dark colours look like void and light ones like the reserved id.
     lattice = lattice[(brightness >= 158) & (brightness <= 680)]
+    # Related categories have neighbouring ids. Of all strides, 235 keeps ids up to 4 apart farthest
+    # from each other: at least 118.
+    positions = np.arange(1, 255) * 235 % len(lattice)
     colours = np.zeros((256, 3), np.uint8)
-    colours[1:255] = lattice[np.arange(1, 255) * 235 % len(lattice)]
+    colours[1:255] = lattice[positions]
     colours[255] = 255
     return colours
 
 
 def colour(ids: np.ndarray) -> np.ndarray:
-    """Paints a map: (...) uint8 ids to (..., 3) uint8 RGB."""
+    """Paints a map: (...) uint8 ids become (..., 3) uint8 RGB."""
     return palette()[ids]

@@ -1,6 +1,6 @@
-"""Captions for data sets that have none: the categories that a map shows, as a sentence.
+"""Captions for data sets that have none: a sentence that names the categories of a map.
 
-Captions that people wrote are read in `coco.py` and `folder.py`.
+`data/coco.py` and `data/folder.py` read captions that people wrote.
 """
 
 import collections
@@ -8,27 +8,36 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Of COCO's category names, such as 'sky-other-merged' and 'door-stuff'; nobody writes them.
+# Words of COCO's category names that nobody says, as in 'sky-other-merged' and 'door-stuff'. The
+# text encoder learned from sentences that people wrote.
 _UNSPOKEN = {'merged', 'other', 'stuff'}
 
 
 def caption(segments_info: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> str:
-    """'a picture of person, dog and grass': what a picture shows, the largest area first.
+    """Says what an image shows, the largest area first: 'a picture of person, dog and grass'.
 
     Args:
-      segments_info: Of the panoptic annotation: 'category_id' and 'area' in pixels; without areas
-        the annotation's order decides.
-      names: {category id: name}; segments of other ids are left out.
+      segments_info: The panoptic annotation's segments: 'category_id' and 'area' in pixels. Without
+        areas, the annotation's order decides.
+      names: {category id: name}. Segments with other ids are left out.
     """
     areas = collections.Counter()
     for segment in segments_info:
-        if segment.get('category_id') in names:
-            areas[_spoken(names[segment['category_id']])] += segment.get('area', 0)
-    *first, last = [name for name, _ in areas.most_common()] or ['nothing']
-    return f'a picture of {", ".join(first)} and {last}' if first else f'a picture of {last}'
+        category = segment.get('category_id')
+        if category in names:
+            # Categories that share a spoken name count as one.
+            areas[_spoken(names[category])] += segment.get('area', 0)
+    if not areas:
+        return 'a picture of nothing'
+    *first, last = [name for name, _ in areas.most_common()]
+    if not first:
+        return f'a picture of {last}'
+    return f'a picture of {", ".join(first)} and {last}'
 
 
 def _spoken(name: str) -> str:
-    """'sky-other-merged' is 'sky', 'traffic_light' is 'traffic light'."""
+    """'sky-other-merged' becomes 'sky', and 'traffic_light' becomes 'traffic light'."""
     words = re.split(r'[-_\s]+', name)
-    return ' '.join(word for word in words if word not in _UNSPOKEN) or name
+    spoken = [word for word in words if word not in _UNSPOKEN]
+    # A category named only 'other' keeps its name: it would have no word left.
+    return ' '.join(spoken) or name

@@ -1,113 +1,93 @@
 """A COCO-panoptic folder as a source of examples, checked for completeness before any work.
 
 Layout: `annotations/panoptic_{split}.json`, `annotations/panoptic_{split}/*.png`,
-`annotations/captions_{split}.json` and `{split}/*.jpg`. Any split name and any category list of up
-to 254 will do. Cropping, resizing and encoding are `prepare.py`'s.
+`annotations/captions_{split}.json` and `{split}/*.jpg`. Split names and category lists (up to 254
+categories) other than COCO's work as well. `data/coco_annotations.py` reads the JSON files, and
+`data/geometry.py` crops and resizes.
 """
 
-import collections
-import hashlib
-import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 from etils import epath
 
-from panoptic_jax.data import category_captions, panoptic_png
-from panoptic_jax.data.categories import remap
-from panoptic_jax.data.example import Category, Example
+from panoptic_jax.data import category_captions, coco_annotations, panoptic_png
+from panoptic_jax.data.example import Example
 from panoptic_jax.data.pictures import read_picture
 
 
 class CocoPanoptic:
     """The captioned images of one split, in the order of the panoptic JSON; random access.
 
-    Images without a caption are left out (the log says how many). Crowd segments keep their
+    Images without a caption are left out, and the log says how many. Crowd segments keep their
     category and have no instance number.
 
     Attributes:
-      categories: From the panoptic JSON, ids within 1..254.
-      source_ids: {our category id: the JSON's}.
+      categories: The category list, with ids within 1..254.
+      source_ids: {our category id: the id in the JSON}.
       num_captions: (n,) int64, captions per image.
-      description: What determines the examples, JSON-able: hashes of both JSONs, split, count. The
-        pictures themselves are not hashed.
+      description: What determines the examples, JSON-able: hashes of both JSON files, the split and
+        the count. The hashes do not cover the picture files.
 
     Raises:
-      FileNotFoundError: a JSON, image or PNG is missing; names the first and how to get it.
-      ValueError: a JSON is not what it should be.
+      FileNotFoundError: a JSON, image or PNG file is missing. The message names the first missing
+        file and how to get it.
+      ValueError: a JSON file is not what it should be.
     """
 
     def __init__(
         self,
         root: str,
         split: str,
+        *,
         limit: int = 0,
         categories: str = '',
         captions: str = 'file',
     ) -> None:
-        """Reads the split's JSONs.
+        """Reads the JSON files of a split.
 
         Args:
           root: The folder.
-          split: Its name in the file names.
-          limit: Only the first images; 0: all.
-          categories: JSON file with a list of categories; '': the panoptic JSON's own.
-          captions: 'file': of captions_{split}.json; 'categories': one made of what the map shows,
-            for data sets without captions.
+          split: The split's name, which is part of the file names.
+          limit: How many images to take, from the first; 0 takes all.
+          categories: A JSON file with a list of categories; '' takes the panoptic JSON's list.
+          captions: 'file' reads `captions_{split}.json`; 'categories' makes one caption of what
+            each map shows, for data sets without captions.
         """
-        self._root, self._split = epath.Path(root), split
+        self._root = epath.Path(root)
+        self._split = split
         annotations = self._root / 'annotations'
         if not root or not annotations.exists():
             raise FileNotFoundError(
                 f'data.root is {root!r}, which has no folder annotations/; it must be the folder '
                 "into which COCO's zip files were unpacked."
             )
+        # Everything that is missing or wrong is named here: preparation can take hours, and it must
+        # not stop midway.
         panoptic_path = annotations / f'panoptic_{split}.json'
-        archive = f'panoptic_annotations_trainval2017.zip inside {self._root}'
-        panoptic, panoptic_hash = _read_json(
-            panoptic_path,
-            ('images', 'annotations') if categories else ('images', 'annotations', 'categories'),
-            f'unzip {archive}',
-        )
-        listed, list_path = panoptic.get('categories'), panoptic_path
-        if categories:
-            list_path = epath.Path(categories)
-            listed, list_hash = _read_json(list_path, (), 'give the path of a list of categories')
-            panoptic_hash = f'{panoptic_hash} {list_hash}'
-        self.categories, self._category_ids = _categories(listed, list_path)
-        self.source_ids = {ours: theirs for theirs, ours in self._category_ids.items()}
-        self._things = frozenset(entry.id for entry in self.categories if entry.is_thing)
+        panoptic, panoptic_hash = self._read_panoptic(panoptic_path, categories)
         if captions == 'categories':
             captions_path, captions_hash = panoptic_path, 'categories'
-            names = {self.source_ids[category.id]: category.name for category in self.categories}
-            self._captions = {
-                entry['image_id']: [category_captions.caption(entry['segments_info'], names)]
-                for entry in panoptic['annotations']
-            }
+            self._captions = self._name_categories(panoptic['annotations'])
         else:
-            captions_path = _captions_path(annotations, split)
-            self._captions, captions_hash = _read_captions(captions_path, self._root)
+            captions_path = coco_annotations.find_captions(annotations, split)
+            self._captions, captions_hash = coco_annotations.read_captions(
+                captions_path, self._root
+            )
 
         self._files = {image['id']: image['file_name'] for image in panoptic['images']}
-        annotated = panoptic['annotations']
-        _check_ids(annotated, self._files, panoptic_path)
-        self._annotations = [entry for entry in annotated if entry['image_id'] in self._captions]
-        if without := len(annotated) - len(self._annotations):
-            logging.info('%d of %d images of %s have no caption.', without, len(annotated), split)
-        if not self._annotations:
-            raise ValueError(
-                f'None of the {len(annotated)} images of {panoptic_path} has a caption in '
-                f'{captions_path}; both must be of the same split.'
-            )
-        if limit:
-            self._annotations = self._annotations[:limit]
-        self.num_captions = np.array(
-            [len(self._captions[entry['image_id']]) for entry in self._annotations]
-        )
+        coco_annotations.check_images(panoptic['annotations'], self._files, panoptic_path)
+        captioned = self._with_captions(panoptic['annotations'], panoptic_path, captions_path)
+        # The limit counts captioned images, so it is what the data set will hold.
+        self._annotations = captioned[:limit] if limit else captioned
+        counts = [len(self._captions[entry['image_id']]) for entry in self._annotations]
+        self.num_captions = np.array(counts)
         self._png_folder = annotations / f'panoptic_{split}'
         self._image_folder = self._root / split
         self._check_pictures()
+        # A manifest holds these keys: other names would make prepared data look foreign.
         self.description = {
             'source': 'coco',
             'split': split,
@@ -116,126 +96,101 @@ class CocoPanoptic:
             'captions_sha256': captions_hash,
         }
 
+    def _read_panoptic(self, path: epath.Path, categories: str) -> tuple[dict[str, Any], str]:
+        """The panoptic JSON and the hash of all that was read; also sets the categories."""
+        keys = ['images', 'annotations']
+        # A list of one's own serves data sets whose panoptic JSON has none.
+        if not categories:
+            keys.append('categories')
+        archive = f'panoptic_annotations_trainval2017.zip inside {self._root}'
+        panoptic, sha256 = coco_annotations.read_json(path, keys, f'unzip {archive}')
+        entries, list_path = panoptic.get('categories'), path
+        if categories:
+            list_path = epath.Path(categories)
+            entries, list_sha256 = coco_annotations.read_json(
+                list_path, (), 'give the path of a list of categories'
+            )
+            # Another list gives other ids, so it belongs to what determines the examples.
+            sha256 = f'{sha256} {list_sha256}'
+        self.categories, self._category_ids = coco_annotations.to_categories(entries, list_path)
+        self.source_ids = {ours: theirs for theirs, ours in self._category_ids.items()}
+        self._things = frozenset(entry.id for entry in self.categories if entry.is_thing)
+        return panoptic, sha256
+
+    def _name_categories(self, annotations: Sequence[Mapping[str, Any]]) -> dict[int, list[str]]:
+        """{image id: [a caption made of the categories that its map shows]}."""
+        # The annotations still hold the JSON's ids.
+        names = {self.source_ids[category.id]: category.name for category in self.categories}
+        captions = {}
+        for entry in annotations:
+            caption = category_captions.caption(entry['segments_info'], names)
+            captions[entry['image_id']] = [caption]
+        return captions
+
+    def _with_captions(
+        self,
+        annotations: Sequence[Mapping[str, Any]],
+        panoptic_path: epath.Path,
+        captions_path: epath.Path,
+    ) -> list[Mapping[str, Any]]:
+        """The annotations of the images that have a caption; the paths are for the message."""
+        captioned = [entry for entry in annotations if entry['image_id'] in self._captions]
+        without = len(annotations) - len(captioned)
+        if without:
+            logging.info(
+                '%d of %d images of %s have no caption.', without, len(annotations), self._split
+            )
+        if not captioned:
+            raise ValueError(
+                f'None of the {len(annotations)} images of {panoptic_path} has a caption in '
+                f'{captions_path}; both must be of the same split.'
+            )
+        return captioned
+
     def _check_pictures(self) -> None:
-        _check_complete(
-            self._png_folder,
-            [entry['file_name'] for entry in self._annotations],
-            f'unzip annotations/{self._png_folder.name}.zip inside {self._png_folder.parent}',
-        )
-        _check_complete(
-            self._image_folder,
-            [self._files[entry['image_id']] for entry in self._annotations],
-            f'unzip {self._split}.zip inside {self._root}',
-        )
+        """Checks that all picture files are there, which a partial unzip leaves out."""
+        maps = [entry['file_name'] for entry in self._annotations]
+        fix = f'unzip annotations/{self._png_folder.name}.zip inside {self._png_folder.parent}'
+        coco_annotations.check_files(self._png_folder, maps, fix)
+        images = [self._files[entry['image_id']] for entry in self._annotations]
+        fix = f'unzip {self._split}.zip inside {self._root}'
+        coco_annotations.check_files(self._image_folder, images, fix)
 
     def __len__(self) -> int:
         return len(self._annotations)
 
     def __getitem__(self, index: int) -> Example:
-        """The picture with its maps, at full size.
+        """The image with its map, at full size.
 
-        Its number is the JSON's image id, or `index` where ids are no numbers (ADE20K, Cityscapes).
+        The example's `image_id` is the JSON's image id, or `index` where the JSON's ids are not
+        numbers (ADE20K, Cityscapes).
 
         Raises:
-          ValueError: a picture is unreadable, or does not fit its annotation.
+          ValueError: a picture file is unreadable, or does not fit its annotation.
         """
         entry = self._annotations[index]
         image_path = self._image_folder / self._files[entry['image_id']]
         png_path = self._png_folder / entry['file_name']
-        image, colours = read_picture(image_path), read_picture(png_path)
+        image = read_picture(image_path)  # (H, W, 3)
+        colours = read_picture(png_path)  # (H, W, 3)
         if image.shape != colours.shape:
             raise ValueError(
                 f'{image_path} has {image.shape[1]}x{image.shape[0]} pixels and {png_path} '
                 f'{colours.shape[1]}x{colours.shape[0]}; both must be originals of one release.'
             )
+        segments = panoptic_png.segment_ids(colours)  # (H, W)
         try:
             category, instance = panoptic_png.to_maps(
-                panoptic_png.segment_ids(colours),
-                entry['segments_info'],
-                self._category_ids,
-                self._things,
+                segments, entry['segments_info'], self._category_ids, self._things
             )
         except ValueError as error:
             raise ValueError(f'{png_path}: {error}') from error
-        number = entry['image_id'] if isinstance(entry['image_id'], int) else index
-        captions = list(self._captions[entry['image_id']])
-        return Example(image, category, instance, captions, number)
-
-
-def _read_captions(path: epath.Path, root: epath.Path) -> tuple[dict[int, list[str]], str]:
-    """{image id: captions} of a captions JSON, and its SHA-256."""
-    fix = f'unzip annotations_trainval2017.zip inside {root}'
-    content, sha256 = _read_json(path, ('annotations',), fix)
-    captions = collections.defaultdict(list)
-    for annotation in content['annotations']:
-        # Line breaks and double spaces occur; an empty caption would mean the dropped text.
-        if caption := ' '.join(annotation['caption'].split()):
-            captions[annotation['image_id']].append(caption)
-    if not captions:
-        raise ValueError(
-            f'{path} holds no captions; training needs at least one per image: use '
-            "COCO's captions file of the same split."
-        )
-    return captions, sha256
-
-
-def _captions_path(annotations: epath.Path, split: str) -> epath.Path:
-    """The split's captions file; one with something after the split's name will do."""
-    path = annotations / f'captions_{split}.json'
-    if path.exists():
-        return path
-    others = sorted(annotations.glob(f'captions_{split}*.json'))
-    if len(others) > 1:
-        raise ValueError(
-            f'{annotations} holds {", ".join(other.name for other in others)}; rename the one to '
-            f'use to {path.name}.'
-        )
-    return others[0] if others else path
-
-
-def _read_json(path: epath.Path, keys: tuple[str, ...], fix: str) -> tuple[dict[str, Any], str]:
-    """Content and SHA-256 of a JSON file that must have these keys."""
-    if not path.exists():
-        raise FileNotFoundError(f'{path} is missing; {fix}.')
-    text = path.read_bytes()
-    try:
-        content = json.loads(text)
-        lacking = [key for key in keys if key not in content]
-    except ValueError as error:
-        raise ValueError(f'{path} is not valid JSON ({error}); {fix} again.') from error
-    if lacking:
-        raise ValueError(f'{path} lacks {lacking[0]!r}; it must be an annotation file of COCO.')
-    return content, hashlib.sha256(text).hexdigest()
-
-
-def _categories(
-    entries: list[dict[str, Any]], path: epath.Path
-) -> tuple[tuple[Category, ...], dict[int, int]]:
-    try:
-        return remap(
-            [Category(entry['id'], entry['name'], bool(entry['isthing'])) for entry in entries]
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f'{path}: not a list of categories ({error!r}); each needs id, name and isthing.'
-        ) from error
-    except ValueError as error:
-        raise ValueError(f'{path}: {error}') from error
-
-
-def _check_ids(annotated: list[dict[str, Any]], files: dict[int, str], path: epath.Path) -> None:
-    unknown = [entry['image_id'] for entry in annotated if entry['image_id'] not in files]
-    if unknown:
-        raise ValueError(
-            f'{path}: {len(unknown)} annotations, the first of image {unknown[0]}, have no entry '
-            "in 'images'; restore the original file."
-        )
-
-
-def _check_complete(folder: epath.Path, names: list[str], fix: str) -> None:
-    # One listing rather than a question per file: 118,287 of them on a network disk take long.
-    present = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if missing := sorted(set(names) - present):
-        raise FileNotFoundError(
-            f'{folder} lacks {len(missing)} of {len(names)} files, the first {missing[0]}; {fix}.'
+        # Records store ids as int64, so a name cannot be stored.
+        image_id = entry['image_id'] if isinstance(entry['image_id'], int) else index
+        return Example(
+            image=image,
+            category=category,
+            instance=instance,
+            captions=list(self._captions[entry['image_id']]),
+            image_id=image_id,
         )

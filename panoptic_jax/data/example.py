@@ -1,6 +1,7 @@
-"""What every data source hands to `prepare`: one labelled picture and the category list.
+"""What every data source gives to preparation: captioned, labelled images and a category list.
 
-Sources (`coco.py`, `scenes.py`) produce these; encoding, cropping and pooling happen later.
+The sources are `data/coco.py`, `data/folder.py` and `data/scenes.py`. `data/geometry.py` crops,
+resizes and pools an example, and `preparation/shard_records.py` encodes it.
 """
 
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import numpy as np
 
 
 class Category(NamedTuple):
-    """One entry of a data set's category list; `id` is 1..254, things and stuff alike."""
+    """One entry of a data set's category list; `id` is 1..254 for things and for stuff."""
 
     id: int
     name: str
@@ -17,19 +18,19 @@ class Category(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A captioned picture with its panoptic map, at the source's own resolution.
+    """A captioned image with its panoptic map, at the source's own resolution.
 
     Attributes:
       image: (H, W, 3) uint8 RGB.
-      category: (H, W) uint8, 0 void, 1..254 category ids; None of a source without maps.
-      instance: (H, W) uint8, 0 for void, stuff and crowd; the things of one picture are numbered
-        from 1, largest first over all categories. None where `category` is.
-      captions: at least one sentence.
-      image_id: the source's number of the picture.
+      category: (H, W) uint8, 0 for void, 1..254 for categories; None if the source has no maps.
+      instance: (H, W) uint8, 0 for void, stuff and crowds. The things of one image are numbered
+        from 1 over all categories, and the largest thing is 1. None where `category` is None.
+      captions: At least one sentence.
+      image_id: The source's number of the image.
     """
 
-    image: np.ndarray
-    category: np.ndarray | None
-    instance: np.ndarray | None
+    image: np.ndarray  # (H, W, 3)
+    category: np.ndarray | None  # (H, W)
+    instance: np.ndarray | None  # (H, W)
     captions: list[str]
     image_id: int

@@ -1,24 +1,24 @@
-"""Batches for training and random access for evaluation, from the shards that `prepare` wrote.
+"""Batches for training and random access for evaluation, from the shards that `prepare.py` wrote.
 
 The order of training is a function of (seed, position) alone, so that a run resumes from one
-integer whatever the number of hosts and loader processes. Putting batches on devices is
-`sharding.py`'s business.
+integer whatever the number of hosts and loader processes. `machine/sharding.py` puts batches on
+devices, `data/records.py` reads single records.
 """
 
 import functools
 import io
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 from etils import epath
 
 from panoptic_jax.data import shards
-from panoptic_jax.data.manifest import copies, open_manifest
+from panoptic_jax.data.manifest import open_manifest
 from panoptic_jax.data.records import Records
 
-_THREADS = 2  # Python's lock leaves more of them little to do
+_THREADS = 2  # more threads wait for Python's lock
 _BATCHES_AHEAD = 4
 
 
@@ -32,63 +32,89 @@ class Split:
     """Random access to a prepared split, for evaluation and sampling.
 
     `split[i]` is a dict: 'latents' (h, w, c) or 'moments' (h, w, 2c) float16, unscaled; 'category'
-    and 'instance' (128, 128) uint8, of data with maps; 'image_id'; 'captions', n sentences; 'texts'
-    (n, L, D) float16.
+    and 'instance' (128, 128) uint8, where the data have maps; 'image_id'; 'captions', n sentences;
+    'texts' (n, L, D) float16.
 
-    The mirrored copies of `data.flips` are left out: they are for training alone. `cache` is as in
-    `shard_copies.local_copies`.
+    Indices skip the mirrored copies of `data.flips`, which are for training alone.
 
-    Raises:
-      FileNotFoundError: the data are not prepared, or a shard is missing.
-      ValueError: there is no such split, or a shard is damaged.
+    Attributes:
+      images: All image records, mirrored copies included.
+      captions: All caption records.
     """
 
     def __init__(self, data_dir: str, split: str, cache: str = '') -> None:
-        self._images, self._captions = _open(data_dir, split, cache)
-        self._copies = copies(open_manifest(data_dir), split)
+        """Opens a split.
+
+        Args:
+          data_dir: A prepared folder.
+          split: 'train' or 'validation'.
+          cache: Folder for copies of shards in a bucket, see `shard_copies.local_copies`.
+
+        Raises:
+          FileNotFoundError: the data are not prepared, or a shard is missing.
+          ValueError: there is no such split, or a shard is damaged.
+        """
+        self.images, self.captions = _open(data_dir, split, cache)
+        self._copies = open_manifest(data_dir).splits[split].copies
 
     def __len__(self) -> int:
-        return len(self._images) // self._copies
+        return len(self.images) // self._copies
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self._images[index * self._copies]
+        # The mirrored copy follows its original.
+        record = self.images[index * self._copies]
         first, count = record.pop('first_caption'), record.pop('num_captions')
-        captions = [self._captions[i] for i in range(first, first + count)]
+        captions = [self.captions[i] for i in range(first, first + count)]
         record['captions'] = [caption['caption'].decode() for caption in captions]
-        record['texts'] = np.stack([caption['text'] for caption in captions])
+        record['texts'] = np.stack([caption['text'] for caption in captions])  # (n, L, D)
         return record
 
     def image_ids(self) -> list[int]:
-        """The source's number of each picture, in order."""
-        return [int(self._images[i * self._copies]['image_id']) for i in range(len(self))]
+        """The source's number of each image, in the order of the split."""
+        return [int(self.images[i * self._copies]['image_id']) for i in range(len(self))]
+
+
+class Share(NamedTuple):
+    """The part of every batch that one process reads: process `index` of `count` processes."""
+
+    index: int = 0
+    count: int = 1
 
 
 class TrainBatches:
     """This process's share of an endless stream of global batches; an iterator.
 
     Process p holds rows p * b .. (p + 1) * b - 1 of each global batch, where b is the batch size
-    over the number of processes: the same rows on any number of them.
+    over the number of processes. So a global batch has the same rows on any number of processes.
     """
 
     def __init__(
         self,
         order: grain.MapDataset,
         read: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+        *,
         batch_size: int,
-        process_index: int,
-        process_count: int,
+        share: Share,
         workers: int,
     ) -> None:
-        if batch_size % process_count:
+        """Plans the stream; `train_batches` explains the arguments.
+
+        Args:
+          order: Endless: each element holds an image's index and a random number.
+          read: Reads a batch of such elements.
+          batch_size: Examples per global batch.
+          share: This process's share.
+          workers: Loader processes; 0 uses threads of this process.
+        """
+        if batch_size % share.count:
             raise ValueError(
-                f'batch_size is {batch_size}, which {process_count} processes cannot share; '
-                f'it must be a multiple of {process_count}.'
+                f'batch_size is {batch_size}, which {share.count} processes cannot share; '
+                f'it must be a multiple of {share.count}.'
             )
         self._order = order
         self._read = read
         self._batch_size = batch_size
-        self._process_index = process_index
-        self._process_count = process_count
+        self._share = share
         self._workers = workers
         self._position = 0
         self._iterator = None
@@ -101,22 +127,23 @@ class TrainBatches:
             self._iterator = self._start()
         batch = next(self._iterator)
         self._position += self._batch_size
-        if self._workers:  # out of memory shared with a process that may end before the array
+        if self._workers:
+            # The arrays lie in memory shared with a process that may end before they do.
             batch = {name: np.array(value) for name, value in batch.items()}
         return batch
 
     def _start(self) -> grain.DatasetIterator:
-        # Grain decides on the numbers of records; the records of a batch are read together.
-        share = self._batch_size // self._process_count
-        drawn = self._order[self._position :].batch(share, drop_remainder=True)
-        batches = drawn[self._process_index :: self._process_count].map(self._read)
-        stream = batches.to_iter_dataset(
-            grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BATCHES_AHEAD)
-        )
+        # Grain shuffles indices only; the records of a batch are then read together.
+        rows = self._batch_size // self._share.count
+        drawn = self._order[self._position :].batch(rows, drop_remainder=True)
+        own = drawn[self._share.index :: self._share.count]
+        ahead = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BATCHES_AHEAD)
+        stream = own.map(self._read).to_iter_dataset(ahead)
         if self._workers:
-            stream = stream.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=2)
+            processes = grain.MultiprocessingOptions(
+                num_workers=self._workers, per_worker_buffer_size=2
             )
+            stream = stream.mp_prefetch(processes)
         return iter(stream)
 
     def get_state(self) -> dict[str, int]:
@@ -124,7 +151,8 @@ class TrainBatches:
         return {'position': self._position}
 
     def set_state(self, state: Mapping[str, int]) -> None:
-        """Goes on from a state of any number of processes, workers and any batch size."""
+        """Goes on from a state, whatever processes, workers and batch size it was saved with."""
+        # Batches read ahead belong to the old position.
         self.close()
         self._position = state['position']
 
@@ -136,46 +164,35 @@ class TrainBatches:
 
 
 def train_batches(
-    data_dir: str,
-    split: str,
-    batch_size: int,
-    seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
-    workers: int = 0,
-    cache: str = '',
+    split: Split, *, batch_size: int, seed: int, share: Share | None = None, workers: int = 0
 ) -> TrainBatches:
-    """An endless stream of batches, shuffled anew each epoch, without repeats inside one.
+    """An endless stream of batches, shuffled anew each epoch, without repeats inside an epoch.
 
     An image comes with one of its captions, drawn at random each time.
 
     Args:
-      data_dir: A prepared folder.
-      split: 'train' or 'validation'.
+      split: Its records, mirrored copies included, are the examples.
       batch_size: Examples per global batch, over all processes.
       seed: Decides order and captions.
-      process_index: Which share this process takes, 0 .. process_count - 1.
-      process_count: How many processes share a batch.
-      workers: Loader processes; 0 uses threads of this one.
-      cache: Folder for copies of shards in a bucket, see `shard_copies.local_copies`.
+      share: Which rows this process reads; None for all rows.
+      workers: Loader processes; 0 uses threads of this process.
 
     Yields:
-      dict of b = batch_size / process_count rows: 'latents' (b, h, w, c) float16, unscaled (or
+      dict of b = batch_size / share.count rows: 'latents' (b, h, w, c) float16, unscaled (or
       'moments' (b, h, w, 2c)), 'category' and 'instance' (b, 128, 128) uint8, 'text' (b, L, D)
       float16.
 
     Raises:
-      FileNotFoundError: the data are not prepared, or a shard is missing.
-      ValueError: there is no such split, a shard is damaged, or the batch cannot be shared.
+      ValueError: a shard is damaged, or the processes cannot share the batch.
     """
-    images, captions = _open(data_dir, split, cache)
-    order = grain.MapDataset.range(len(images)).seed(seed).shuffle().repeat().random_map(_draw)
-    read = functools.partial(_read, images, captions)
-    return TrainBatches(order, read, batch_size, process_index, process_count, workers)
+    indices = grain.MapDataset.range(len(split.images))
+    order = indices.seed(seed).shuffle().repeat().random_map(_draw)
+    read = functools.partial(_read, split.images, split.captions)
+    return TrainBatches(order, read, batch_size=batch_size, share=share or Share(), workers=workers)
 
 
 def _draw(image: int, rng: np.random.Generator) -> dict[str, Any]:
-    """An image's number, and a random one that decides between its captions."""
+    """An image's index, and a random number that decides between the image's captions."""
     return {'image': image, 'draw': rng.integers(2**32, dtype=np.uint32)}
 
 
@@ -186,26 +203,42 @@ def _read(
     names = [name for name in images.names if name != 'image_id']
     batch = images.rows(drawn['image'].tolist(), names)
     first, count = batch.pop('first_caption'), batch.pop('num_captions')
-    # draw / 2^32 of the way through the captions
-    chosen = first + (drawn['draw'].astype(np.int64) * count >> 32)
-    return batch | captions.rows(chosen.tolist(), ['text'])
+    # The caption that lies draw / 2^32 of the way through the image's captions.
+    caption_indices = first + (drawn['draw'].astype(np.int64) * count >> 32)  # (b,)
+    return batch | captions.rows(caption_indices.tolist(), ['text'])
 
 
 def _open(data_dir: str, split: str, cache: str) -> tuple[Records, Records]:
+    """The image records and the caption records of a split."""
     manifest = open_manifest(data_dir)
-    if split not in manifest['splits']:
+    # Asked here, so that the message can name the splits that there are.
+    if split not in manifest.splits:
         raise ValueError(
             f'The data in {data_dir} have no split {split!r}, only '
-            f'{", ".join(map(repr, manifest["splits"]))}; take one of these, or prepare the data '
+            f'{", ".join(map(repr, manifest.splits))}; take one of these, or prepare the data '
             'again with data.validation_split or data.validation_images set.'
         )
-    lengths = manifest['splits'][split]
-    autoencoder, text = manifest['autoencoder'], manifest['text']
-    images = shards.image_features(
-        autoencoder['latent_shape'], autoencoder['has_variance'], manifest['map_size']
+    sizes = manifest.splits[split]
+    image_features = shards.image_features(
+        manifest.autoencoder.latent_shape,
+        manifest.autoencoder.has_variance,
+        manifest.stored_map_side,
     )
-    captions = shards.caption_features(text['tokens'], text['features'])
-    return (
-        Records(data_dir, 'images', split, lengths['image_shards'], images, cache),
-        Records(data_dir, 'captions', split, lengths['caption_shards'], captions, cache),
+    caption_features = shards.caption_features(manifest.text.tokens, manifest.text.features)
+    images = Records(
+        data_dir=data_dir,
+        dataset='images',
+        split=split,
+        shard_lengths=sizes.image_shards,
+        features=image_features,
+        cache=cache,
     )
+    captions = Records(
+        data_dir=data_dir,
+        dataset='captions',
+        split=split,
+        shard_lengths=sizes.caption_shards,
+        features=caption_features,
+        cache=cache,
+    )
+    return images, captions

@@ -1,231 +1,232 @@
 """`manifest.json`: what a prepared folder holds, and whether it is the data that a run needs.
 
-Preparation writes its plan as `prepare.json` first and as `manifest.json` last, so a folder without
-the latter is unfinished. The work itself is `prepare.py`'s.
+Preparation writes the manifest as `prepare.json` first and as `manifest.json` last, so a folder
+without the latter is unfinished. `preparation/claim.py` claims and finishes folders, `prepare.py`
+does the work, `data/loader.py` reads its results.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from absl import logging
 from etils import epath
 
 from panoptic_jax.data import geometry
-from panoptic_jax.machine import files
+from panoptic_jax.data.facts import AutoencoderFacts, CategoryList, TextFacts
 
 FORMAT = 1  # of the manifest and the records
-
-# What a manifest says of the encoders.
-AUTOENCODER_FIELDS = ('name', 'latent_shape', 'scale', 'has_variance', 'sha256')
-TEXT_FIELDS = ('name', 'tokens', 'features', 'sha256')
-# Fields of config.data and where the manifest keeps what they were at preparation.
-_CONFIG_FIELDS = {
-    'autoencoder': 'autoencoder.name',
-    'text': 'text.name',
-    'text_tokens': 'text.tokens',
-    'text_features': 'text.features',
-    'void_wins': 'void_wins',
-}
+CLAIM, SEAL = 'prepare.json', 'manifest.json'  # the first and the last file of a preparation
 
 
-def make_plan(
+@dataclasses.dataclass(frozen=True)
+class SplitSizes:
+    """How many records a split has.
+
+    Attributes:
+      images: Image records, mirrored copies included.
+      captions: Caption records.
+      image_shards: Image records of each shard.
+      caption_shards: Caption records of each shard.
+      copies: Records per image: 2 where each record is followed by its mirror image, else 1.
+    """
+
+    images: int
+    captions: int
+    image_shards: tuple[int, ...]
+    caption_shards: tuple[int, ...]
+    copies: int = 1
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> 'SplitSizes':
+        """Reads an entry of the manifest's 'splits'."""
+        # JSON has lists, and frozen values should be hashable.
+        shards = {name: tuple(entry[name]) for name in ('image_shards', 'caption_shards')}
+        return cls(**entry | shards)
+
+    def to_json(self) -> dict[str, Any]:
+        """Leaves 'copies' out where it is 1: older folders, which lack it, then still fit."""
+        entry = dataclasses.asdict(self)
+        if self.copies == 1:
+            del entry['copies']
+        return entry
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """Everything that determines the records of a prepared folder.
+
+    Attributes:
+      source: {split: what determines the source's examples, JSON-able}.
+      images_per_shard: Images of a full shard, the unit of work.
+      stored_map_side: Side of the stored maps in pixels; None for data without maps.
+      void_wins: Whether void won the pooling of maps, as the paper's literal pooling has it.
+      autoencoder: The autoencoder that made the latents.
+      text: The text encoder that made the text features.
+      categories: What the map ids stand for.
+      splits: {split: its sizes}.
+      fingerprint: SHA-256 of everything else, see `to_json`.
+    """
+
+    source: Mapping[str, Mapping[str, Any]]
+    images_per_shard: int
+    stored_map_side: int | None
+    void_wins: bool
+    autoencoder: AutoencoderFacts
+    text: TextFacts
+    categories: CategoryList
+    splits: Mapping[str, SplitSizes]
+    fingerprint: str = ''
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `manifest.json`."""
+        content = {
+            'format': FORMAT,
+            'source': dict(self.source),
+            'images_per_shard': self.images_per_shard,
+            'image_size': geometry.IMAGE_SIDE,
+            'map_size': self.stored_map_side,
+            'void_wins': self.void_wins,
+            'interpolation': {'image': 'lanczos', 'map': 'nearest'},
+            'autoencoder': dataclasses.asdict(self.autoencoder),
+            'text': dataclasses.asdict(self.text),
+            'categories': self.categories.to_json(),
+            'splits': {split: sizes.to_json() for split, sizes in self.splits.items()},
+        }
+        # The fingerprint of a file that was read stays, whatever a later version would write.
+        content['fingerprint'] = self.fingerprint or _fingerprint(content)
+        return json.loads(json.dumps(content))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> 'Manifest':
+        """Reads what `to_json` wrote."""
+        splits = content['splits'].items()
+        return cls(
+            source=content['source'],
+            images_per_shard=content['images_per_shard'],
+            stored_map_side=content['map_size'],
+            void_wins=content['void_wins'],
+            autoencoder=AutoencoderFacts.from_json(content['autoencoder']),
+            text=TextFacts(**content['text']),
+            categories=CategoryList.from_json(content['categories']),
+            splits={split: SplitSizes.from_json(sizes) for split, sizes in splits},
+            fingerprint=content['fingerprint'],
+        )
+
+
+def make_manifest(
     sources: Mapping[str, Any],
-    source_ids: Mapping[int, int],
-    autoencoder: Mapping[str, Any],
-    text: Mapping[str, Any],
+    *,
+    autoencoder: AutoencoderFacts,
+    text: TextFacts,
     images_per_shard: int,
     void_wins: bool,
-    flips: bool = False,
-) -> dict[str, Any]:
-    """Everything that determines the records, known before work starts: the later manifest.
+    flips: bool,
+) -> Manifest:
+    """The manifest of a preparation, known before its work starts.
 
     Args:
-      sources: {split: source of examples}.
-      source_ids: {our category id: the source's own}.
-      autoencoder: `AUTOENCODER_FIELDS`.
-      text: `TEXT_FIELDS`.
-      images_per_shard: The unit of work.
-      void_wins: Of the pooling.
-      flips: Each training image is there twice, the second time mirrored.
-
-    Returns:
-      The plan; its 'fingerprint' is the SHA-256 of the rest as canonical JSON.
+      sources: {split: source of examples}, see `preparation/sources.py`.
+      autoencoder: Facts of the autoencoder.
+      text: Facts of the text encoder.
+      images_per_shard: Images of a full shard.
+      void_wins: Whether void wins the pooling of maps.
+      flips: Whether each training image is stored twice, the second time mirrored.
     """
+    # Mirrored copies are for training alone: held-out losses stay comparable.
     splits = {}
     for split, source in sources.items():
-        starts = range(0, len(source), images_per_shard)
-        per_image = [int(count) for count in source.num_captions]
-        copies = 2 if flips and split == 'train' else 1  # both with the same captions
-        splits[split] = {
-            'images': copies * len(source),
-            'captions': sum(per_image),
-            'image_shards': [
-                copies * min(images_per_shard, len(source) - start) for start in starts
-            ],
-            'caption_shards': [sum(per_image[i : i + images_per_shard]) for i in starts],
-        }
-        if copies > 1:  # else not named, so that folders prepared before there were any still fit
-            splits[split]['copies'] = copies
-    plan = {
-        'format': FORMAT,
-        'source': {split: source.description for split, source in sources.items()},
-        'images_per_shard': images_per_shard,
-        'image_size': geometry.IMAGE_SIZE,
-        'map_size': geometry.MAP_SIZE if sources['train'].categories else None,  # None: no maps
-        'void_wins': void_wins,
-        'interpolation': {'image': 'lanczos', 'map': 'nearest'},
-        'autoencoder': {**autoencoder},
-        'text': {**text},
-        'categories': [
-            {**category._asdict(), 'source_id': source_ids[category.id]}
-            for category in sources['train'].categories
-        ],
-        'splits': splits,
-    }
-    plan['fingerprint'] = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
-    return plan
+        copies = 2 if flips and split == 'train' else 1
+        splits[split] = _sizes(source, images_per_shard, copies)
+    train = sources['train']
+    categories = CategoryList.of_source(train.categories, train.source_ids)
+    manifest = Manifest(
+        source={split: source.description for split, source in sources.items()},
+        images_per_shard=images_per_shard,
+        stored_map_side=geometry.STORED_MAP_SIDE if categories.entries else None,
+        void_wins=void_wins,
+        autoencoder=autoencoder,
+        text=text,
+        categories=categories,
+        splits=splits,
+    )
+    return dataclasses.replace(manifest, fingerprint=manifest.to_json()['fingerprint'])
 
 
-def described(encoder: Any, fields: tuple[str, ...]) -> dict[str, Any]:
-    """The fields of an encoder, for `make_plan`."""
-    return {field: getattr(encoder, field) for field in fields}
+def _sizes(source: Any, images_per_shard: int, copies: int) -> SplitSizes:
+    """Sizes of a split whose images lie `images_per_shard` to a shard, in the source's order."""
+    captions = [int(count) for count in source.num_captions]
+    image_shards, caption_shards = [], []
+    for start in range(0, len(source), images_per_shard):
+        images = min(images_per_shard, len(source) - start)
+        image_shards.append(copies * images)
+        # A mirrored image shares the captions of its original.
+        caption_shards.append(sum(captions[start : start + images_per_shard]))
+    return SplitSizes(
+        images=copies * len(source),
+        captions=sum(captions),
+        image_shards=tuple(image_shards),
+        caption_shards=tuple(caption_shards),
+        copies=copies,
+    )
 
 
-def open_manifest(data_dir: str) -> dict[str, Any]:
+def _fingerprint(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def open_manifest(data_dir: str) -> Manifest:
     """Reads the manifest of a finished folder.
 
     Raises:
       FileNotFoundError: nothing is prepared there, or the preparation has not finished.
       ValueError: the manifest is of another version.
     """
-    directory = epath.Path(data_dir)
-    if not (directory / 'manifest.json').exists():
-        unfinished = (directory / 'prepare.json').exists()
+    path = epath.Path(data_dir) / SEAL
+    if not path.exists():
+        unfinished = path.with_name(CLAIM).exists()
         raise FileNotFoundError(
             f'data.dir is {str(data_dir)!r}, '
             + ('whose preparation has not finished' if unfinished else 'which has no manifest.json')
             + '; run --mode=prepare with the same config first.'
         )
-    manifest = json.loads((directory / 'manifest.json').read_text())
-    if manifest['format'] != FORMAT:
+    content = json.loads(path.read_text())
+    # Another format may hold the same fields with another meaning.
+    if content['format'] != FORMAT:
         raise ValueError(
-            f'{directory / "manifest.json"} has format {manifest["format"]}, but this version '
+            f'{path} has format {content["format"]}, but this version '
             f'reads {FORMAT}; run --mode=prepare into another data.dir.'
         )
-    return manifest
+    return Manifest.from_json(content)
 
 
-def check_manifest(manifest: Mapping[str, Any], **expected: Any) -> None:
+def check_manifest(manifest: Manifest, **expected: Any) -> None:
     """Refuses data that do not fit the config.
 
     Args:
-      manifest: From `open_manifest`.
+      manifest: The data's manifest.
       **expected: Fields of config.data that the run depends on: any of `autoencoder`, `text`,
         `text_tokens`, `text_features`, `void_wins`.
 
     Raises:
       ValueError: naming every field that differs, with both values.
     """
-    found = _leaves(manifest)
+    # Fields of `config.data`, and what they were at preparation.
+    prepared = {
+        'autoencoder': manifest.autoencoder.name,
+        'text': manifest.text.name,
+        'text_tokens': manifest.text.tokens,
+        'text_features': manifest.text.features,
+        'void_wins': manifest.void_wins,
+    }
     differences = [
-        f'data.{field} is {value!r} but the data have {found[_CONFIG_FIELDS[field]]!r}'
+        f'data.{field} is {value!r} but the data have {prepared[field]!r}'
         for field, value in expected.items()
-        if found[_CONFIG_FIELDS[field]] != value
+        if prepared[field] != value
     ]
     if differences:
         raise ValueError(
             f'The prepared data do not fit the config: {", ".join(differences)}; change the config '
             'or run --mode=prepare into another data.dir.'
         )
-
-
-def copies(manifest: Mapping[str, Any], split: str) -> int:
-    """Records per image of a split: 2 where each is followed by its mirror image, else 1."""
-    return manifest['splits'][split].get('copies', 1)
-
-
-def is_begun(data_dir: str) -> bool:
-    """Whether a folder is claimed or finished."""
-    names = ('manifest.json', 'prepare.json')
-    return any((epath.Path(data_dir) / name).exists() for name in names)
-
-
-def is_finished(data_dir: str) -> bool:
-    """Whether a folder is complete."""
-    return (epath.Path(data_dir) / 'manifest.json').exists()
-
-
-def begin(data_dir: str, plan: Mapping[str, Any]) -> bool:
-    """Claims a folder for a plan, or takes up unfinished work of the same plan.
-
-    Returns:
-      Whether there is work to do: False if the folder is finished.
-
-    Raises:
-      ValueError: the folder holds anything but this plan's work.
-    """
-    directory = epath.Path(data_dir)
-    for name in ('manifest.json', 'prepare.json'):
-        if not (directory / name).exists():
-            continue
-        found = json.loads((directory / name).read_text())
-        if found['fingerprint'] != plan['fingerprint']:
-            raise ValueError(
-                f'data.dir {str(data_dir)!r} holds data that were prepared differently '
-                f'({_differences(found, plan)}); choose another data.dir or delete this one.'
-            )
-        if name == 'manifest.json':
-            logging.info('%s is finished already: %s.', data_dir, _counts(plan))
-            return False
-        logging.info('Going on with the unfinished preparation in %s.', data_dir)
-        return True
-    if directory.exists() and any(path.suffix != '.tmp' for path in directory.iterdir()):
-        raise ValueError(
-            f'data.dir {str(data_dir)!r} is not empty and no preparation was started there; choose '
-            'another data.dir or empty it.'
-        )
-    directory.mkdir(parents=True, exist_ok=True)
-    files.write_json(directory / 'prepare.json', plan)
-    return True
-
-
-def finish(data_dir: str, plan: Mapping[str, Any]) -> None:
-    """Declares the folder complete: its plan becomes the manifest."""
-    directory = epath.Path(data_dir)
-    files.write_json(directory / 'manifest.json', plan)
-    (directory / 'prepare.json').unlink()
-    logging.info('%s is finished: %s.', data_dir, _counts(plan))
-
-
-def _counts(plan: Mapping[str, Any]) -> str:
-    return ', '.join(
-        f'{split} {sizes["images"]} images and {sizes["captions"]} captions'
-        for split, sizes in plan['splits'].items()
-    )
-
-
-def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """At most four differing leaves of two nested dicts."""
-    there, here = _leaves(found), _leaves(expected)
-    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
-    names.remove('fingerprint')
-    return ', '.join(
-        f'{name}: {_brief(there.get(name))} there, {_brief(here.get(name))} in this config'
-        for name in names[:4]
-    )
-
-
-def _brief(value: Any) -> str:
-    return text if len(text := repr(value)) <= 50 else text[:47] + '...'
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    leaves = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves.update(_leaves(value, f'{prefix}{key}.'))
-        else:
-            leaves[prefix + key] = value
-    return leaves

@@ -1,4 +1,7 @@
-"""Reading picture files. What the pixels mean is their users'."""
+"""Reading picture files, which hold an image or a panoptic map.
+
+`data/panoptic_png.py` says what the colours of a map's picture mean.
+"""
 
 import numpy as np
 from etils import epath
@@ -8,20 +11,23 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 
 
 def read_picture(path: epath.Path, upright: bool = False) -> np.ndarray:
-    """(H, W, 3) uint8 RGB; grey pictures get three equal channels.
+    """(H, W, 3) uint8 RGB; a grey picture gets three equal channels.
 
     Args:
-      path: Of the file.
-      upright: Turn it as its camera says, which must not be done where a map goes with it.
+      path: The picture file.
+      upright: Whether to turn the picture as its camera says. An image that has a map must not be
+        turned, because the map would not turn with it.
 
     Raises:
-      FileNotFoundError, ValueError: there is none, or it cannot be read.
+      FileNotFoundError: there is no such file.
+      ValueError: the file cannot be read as a picture.
     """
     try:
+        # Pillow decodes lazily, so the conversion must happen while the file is open.
         with path.open('rb') as file, Image.open(file) as picture:
-            return np.array(
-                (ImageOps.exif_transpose(picture) if upright else picture).convert('RGB')
-            )
+            if upright:
+                picture = ImageOps.exif_transpose(picture)
+            return np.array(picture.convert('RGB'))
     except FileNotFoundError:
         raise FileNotFoundError(f'{path} is missing; restore it.') from None
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Prepared records read back: at random, one by one or as the rows of a batch.
+"""Reading prepared records: single records at random, or many as the rows of a batch.
 
-Writing them is `shards.py`'s, the order of training and its batches `loader.py`'s business. In a
-bucket, shards are read from local copies, which are `shard_copies.py`'s.
+`data/shards.py` writes the records. `data/loader.py` decides the order of training and builds its
+batches. `data/shard_copies.py` copies the shards of a bucket to the disk, where they are read.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,17 @@ from tensorflow_datasets.proto import tf_example_pb2
 from panoptic_jax.data.shard_copies import local_copies, missing_shard
 from panoptic_jax.data.shards import shard_path
 
-_SHIFT = 64  # bytes; more than all numbers of a record can take
+_SHIFT = 64  # bytes; all numbers of a record take less, so no value lies further off
 
 _Feature = type(tf_example_pb2.Example().features.feature['any'])
 
 
 class Records:
-    """Random access to one split of one data set; survives pickling into loader processes.
-
-    `cache`: folder for the local copies of shards in a bucket, see `shard_copies.local_copies`.
-
-    Raises:
-      FileNotFoundError: a shard is missing.
-      ValueError: a shard is damaged; also on access.
-    """
+    """Random access to one split of one data set; survives pickling into loader processes."""
 
     def __init__(
         self,
+        *,
         data_dir: str,
         dataset: str,
         split: str,
@@ -40,32 +34,48 @@ class Records:
         features: tfds.features.FeaturesDict,
         cache: str = '',
     ) -> None:
+        """Opens a split, after a check of every shard.
+
+        Args:
+          data_dir: A prepared folder.
+          dataset: 'images' or 'captions'.
+          split: 'train' or 'validation'.
+          shard_lengths: How many records each shard holds.
+          features: What a record holds, see `shards.image_features`.
+          cache: Folder for the local copies of shards in a bucket, see `shard_copies.local_copies`.
+
+        Raises:
+          FileNotFoundError: a shard is missing.
+          ValueError: a shard is damaged. Reading a damaged record raises it as well.
+        """
         count = len(shard_lengths)
-        originals = [shard_path(data_dir, dataset, split, i, count) for i in range(count)]
+        originals = [
+            shard_path(data_dir=data_dir, dataset=dataset, split=split, index=index, count=count)
+            for index in range(count)
+        ]
         paths = local_copies(originals, cache)
+        instructions = []
         for path, original, length in zip(paths, originals, shard_lengths, strict=True):
             _check_shard(path, original, length)
-        # The suffix spares the source from opening every file once more to count its records.
-        instructions = [
-            f'{path}[0:{length}]' for path, length in zip(paths, shard_lengths, strict=True)
-        ]
+            # The suffix spares the source from opening every file again to count its records.
+            instructions.append(f'{path}[0:{length}]')
         self._source = array_record_data_source.ArrayRecordDataSource(instructions)
         self._features = features
-        self._paths = [*zip(paths, originals, strict=True)]
+        self._paths = list(zip(paths, originals, strict=True))
         self._ends = np.cumsum(shard_lengths)
         self._marks = {name: _mark(name, feature) for name, feature in features.items()}
-        self._places = dict.fromkeys(features, 0)
+        self._last_starts = dict.fromkeys(features, 0)
 
     @property
     def names(self) -> list[str]:
-        """Of what a record holds."""
-        return [*self._features]
+        """The names of a record's fields."""
+        return list(self._features)
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The record as a dict; arrays are read-only views of its bytes."""
+        """The record as a dict; its arrays are read-only views of the record's bytes."""
         if not 0 <= index < len(self):  # an IndexError, so that iteration ends
             raise IndexError(f'record {index} of {len(self)}')
         try:
@@ -74,95 +84,112 @@ class Records:
             raise self._unreadable(index) from error
 
     def rows(self, indices: Sequence[int], names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Arrays and numbers of several records, {name: (n, ...)}.
+        """Arrays and numbers of n records, {name: (n, ...)}.
 
-        A record is dropped as soon as its values have been copied, before the next one is read:
-        memory that the processor still has in its cache serves them all. Two threads take nearly
-        half the time of one, since reading happens outside Python's lock.
+        Args:
+          indices: Which records.
+          names: Which fields of a record; texts are left to single records.
+
+        Raises:
+          ValueError: a record is damaged.
         """
         count = len(indices)
-        kinds = {name: self._features[name] for name in names}
-        found = {name: np.empty((count, *f.shape), f.np_dtype) for name, f in kinds.items()}
-        arrays = {
-            name: found[name].reshape(count, -1).view(np.uint8)
-            for name, feature in kinds.items()
-            if not isinstance(feature, tfds.features.Scalar)
-        }
+        values = {}
+        bytes_of = {}  # {name: (n, size) uint8}, views of the arrays in `values`
+        for name in names:
+            feature = self._features[name]
+            values[name] = np.empty((count, *feature.shape), feature.np_dtype)
+            if not isinstance(feature, tfds.features.Scalar):
+                bytes_of[name] = values[name].reshape(count, -1).view(np.uint8)
+        # Each record is dropped once its values are copied, before the next one is read: so all
+        # records share memory that stays in the processor's cache. Two threads take nearly half the
+        # time of one, since reading happens outside Python's lock.
         for row, index in enumerate(indices):
             try:
                 record = self._source[index]
                 for name in names:
                     start = self._start(record, name)
-                    if name in arrays:
-                        size = arrays[name].shape[1]
-                        arrays[name][row] = np.frombuffer(record, np.uint8, size, start)
+                    if name in bytes_of:
+                        size = bytes_of[name].shape[1]
+                        bytes_of[name][row] = np.frombuffer(record, np.uint8, size, start)
                     else:
-                        feature = _Feature.FromString(record[start + 1 : start + 1 + record[start]])
-                        found[name][row] = feature.int64_list.value[0]
+                        values[name][row] = _number(record, start)
             except Exception as error:
                 raise self._unreadable(index) from error
-        return found
+        return values
 
     def _start(self, record: bytes, name: str) -> int:
-        """Where a value starts. Parsing all of a record would copy it twice.
-
-        That is about where it started in the record before: numbers have lengths of their own.
-        """
-        mark, guess = self._marks[name], self._places[name]
+        """The position of a field's value in a record."""
+        # Parsing the whole record would copy it twice, so the bytes before the value are searched.
+        # A value starts near its place in the record before: only numbers differ in length.
+        mark = self._marks[name]
+        guess = self._last_starts[name]
         place = record.find(mark, max(0, guess - _SHIFT), guess + len(mark) + _SHIFT)
         if place < 0:
             place = record.index(mark)
-        self._places[name] = place
+        self._last_starts[name] = place
         return place + len(mark)
 
     def _unreadable(self, index: int) -> ValueError:
-        paths = self._paths[int(np.searchsorted(self._ends, index, side='right'))]
-        return ValueError(_damaged(*paths, f'record {index} of the split cannot be read'))
+        shard = int(np.searchsorted(self._ends, index, side='right'))
+        path, original = self._paths[shard]
+        return ValueError(_damaged(path, original, f'record {index} of the split cannot be read'))
 
 
 def _mark(name: str, feature: Any) -> bytes:
-    """What stands before a value in a record: its name, and lengths, which are the same in all.
+    """The bytes before a field's value: the field's name and lengths, equal in all records.
 
-    Of an array everything up to its bytes; of a number everything up to the length of its message.
+    For an array these are all bytes up to the array's own. For a number they end before the length
+    of the number's message.
     """
-    features = tf_example_pb2.Example().features
     if isinstance(feature, tfds.features.Scalar | tfds.features.Text):
+        # Protocol buffers' tag of a map entry's key, the key, and the tag of the value.
         return b'\n' + bytes([len(name)]) + name.encode() + b'\x12'
     size = int(np.prod(feature.shape)) * np.dtype(feature.np_dtype).itemsize
+    features = tf_example_pb2.Example().features
     features.feature[name].bytes_list.value.append(bytes(size))
     return features.SerializeToString()[:-size]
 
 
+def _number(record: bytes, start: int) -> int:
+    """The number whose message, with its length in the first byte, starts at a position."""
+    length = record[start]
+    message = record[start + 1 : start + 1 + length]
+    return _Feature.FromString(message).int64_list.value[0]
+
+
 def _parse(features: tfds.features.FeaturesDict, record: bytes) -> dict[str, Any]:
-    """`features.deserialize_example_np(record)` for the features above, in a third of its time."""
+    """{name: value} of a record's bytes; TFDS's own parser takes three times as long."""
     fields = tf_example_pb2.Example.FromString(record).features.feature
-    example = {}
+    values = {}
     for name, feature in features.items():
         if isinstance(feature, tfds.features.Scalar):
-            example[name] = fields[name].int64_list.value[0]
+            values[name] = fields[name].int64_list.value[0]
         elif isinstance(feature, tfds.features.Text):
-            example[name] = fields[name].bytes_list.value[0]
+            values[name] = fields[name].bytes_list.value[0]
         else:
-            values = np.frombuffer(fields[name].bytes_list.value[0], feature.np_dtype)
-            example[name] = values.reshape(feature.shape)
-    return example
+            content = fields[name].bytes_list.value[0]
+            values[name] = np.frombuffer(content, feature.np_dtype).reshape(feature.shape)
+    return values
 
 
 def _check_shard(path: epath.Path, original: epath.Path, length: int) -> None:
     if not path.exists():
         raise FileNotFoundError(missing_shard(path))
     try:
+        # Opening reads the end of the file, which a broken-off copy lacks.
         reader = array_record_module.ArrayRecordReader(str(path))
-        found = reader.num_records()
+        records = reader.num_records()
         reader.close()
     except Exception as error:
         raise ValueError(_damaged(path, original, 'it cannot be opened')) from error
-    if found != length:
-        finding = f'it holds {found} records where {length} were written'
+    if records != length:
+        finding = f'it holds {records} records where {length} were written'
         raise ValueError(_damaged(path, original, finding))
 
 
 def _damaged(path: epath.Path, original: epath.Path, finding: str) -> str:
+    """The sentence for a damaged shard, which may be a copy of an original in a bucket."""
     if path != original:
         return (
             f'Shard {path}, a copy of {original}, is damaged: {finding}; delete the copy, and '

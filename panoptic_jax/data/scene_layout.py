@@ -1,25 +1,34 @@
-"""Where things and stuff lie in a scene, which of them show, and the exact maps.
+"""Where things and stuff lie in a scene, how much of each is visible, and the exact maps.
 
-A layout decides the category and instance maps and what the captions say; `scenes.py` paints it and
-makes the data set. What scenes can hold is in `scene_words.py`.
+A layout decides the category and instance maps and what the captions say. `data/scenes.py` paints
+it and makes the data set. `data/scene_words.py` says what scenes can hold, and
+`data/scene_shapes.py` what the things look like.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from panoptic_jax.data import scene_words
+from panoptic_jax.data import scene_shapes, scene_words
 
-SIZE = 256
-"""Side of a scene, pixels."""
+SIZE = 256  # side of a scene, pixels
+# Each thing shows this share of its area at least. The smallest thing has 2124 px, so each thing
+# shows over 1000 px, which the oracle can find.
 MIN_VISIBLE_SHARE = 0.5
-"""Of its area, for every thing. The smallest thing has 2124 px, so each shows over 1000 px."""
+# Pixels that each kind of stuff shows at least: an eighth of the scene.
 MIN_VISIBLE_STUFF = 8192
-"""Pixels that each kind of stuff shows at least."""
 
 
 class Thing(NamedTuple):
-    """One shape: centre (y, x), size (radius of a disc of the same area) in px, angle (rad)."""
+    """One shape.
+
+    Attributes:
+      category: Id of the shape's category.
+      colour: A name in `scene_words.THING_COLOURS`.
+      centre: (y, x), pixels.
+      size: Radius of a disc of the same area, pixels.
+      angle: Rotation, radians.
+    """
 
     category: int
     colour: str
@@ -29,7 +38,14 @@ class Thing(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a scene holds; later things lie in front. `horizon`: (256,) float32, row per column."""
+    """What a scene holds.
+
+    Attributes:
+      things: The things; later things lie in front of earlier ones.
+      above: Category id of the stuff above the horizon.
+      below: Category id of the stuff below the horizon.
+      horizon: (256,) float32, the horizon's row in each column.
+    """
 
     things: list[Thing]
     above: int
@@ -38,7 +54,14 @@ class Layout(NamedTuple):
 
 
 class Footprint(NamedTuple):
-    """Where a thing lies: its window of the picture and there its signed distance, < 0 inside."""
+    """Where a thing lies.
+
+    Attributes:
+      rows: The rows of the window that holds all of the thing.
+      columns: The columns of that window.
+      distance: (rows, columns) float32, signed distance to the thing's edge in pixels, negative
+        inside the thing.
+    """
 
     rows: slice
     columns: slice
@@ -48,26 +71,51 @@ class Footprint(NamedTuple):
 def visible_layout(
     generator: np.random.Generator,
 ) -> tuple[Layout, list[Footprint], np.ndarray]:
-    """Draws layouts until everything that a caption would name can be seen.
+    """Draws layouts until everything that a caption would name is visible.
 
-    The third result is the number of the front thing at each pixel, (256, 256) uint8 from 1, or 0.
+    Returns:
+      layout: The first layout that passes.
+      footprints: Where each of its things lies.
+      order: (256, 256) uint8, the number of the front thing at each pixel, from 1; 0 for stuff.
     """
     while True:
         layout = _draw_layout(generator)
         footprints = [_footprint(thing) for thing in layout.things]
         order = np.zeros((SIZE, SIZE), np.uint8)
-        for number, (rows, columns, distance) in enumerate(footprints, 1):
+        for number, (rows, columns, distance) in enumerate(footprints, start=1):
+            # Later things overwrite earlier ones, as they do when they are painted.
             order[rows, columns][distance < 0] = number
-        visible = np.array([np.count_nonzero(order == k + 1) for k in range(len(footprints))])
-        wanted = [MIN_VISIBLE_SHARE * np.pi * thing.size**2 for thing in layout.things]
-        stuff_below = np.count_nonzero(_is_below(layout) & (order == 0))
-        stuff_above = SIZE * SIZE - visible.sum() - stuff_below
-        if (visible >= wanted).all() and min(stuff_above, stuff_below) >= MIN_VISIBLE_STUFF:
+        if _all_visible(layout, order):
             return layout, footprints, order
 
 
+def _all_visible(layout: Layout, order: np.ndarray) -> bool:
+    visible_things = 0
+    for number, thing in enumerate(layout.things, start=1):
+        visible = np.count_nonzero(order == number)
+        if visible < MIN_VISIBLE_SHARE * np.pi * thing.size**2:
+            return False
+        visible_things += visible
+    below = np.count_nonzero(_is_below(layout) & (order == 0))
+    above = SIZE * SIZE - visible_things - below
+    return min(above, below) >= MIN_VISIBLE_STUFF
+
+
+# The order of the draws below is part of the data set: another order gives other scenes from the
+# same seed, and `scenes.VERSION` would have to rise.
+
+
 def _draw_layout(generator: np.random.Generator) -> Layout:
+    things = _draw_things(generator)
+    above = int(generator.choice(list(scene_words.ABOVE)))
+    below = int(generator.choice(list(scene_words.BELOW)))
+    horizon = _draw_horizon(generator)
+    return Layout(things=things, above=above, below=below, horizon=horizon)
+
+
+def _draw_things(generator: np.random.Generator) -> list[Thing]:
     count = int(generator.integers(1, 5))
+    # Permutations: no shape and no colour occurs twice, so a word of a caption means one thing.
     shapes = generator.permutation(list(scene_words.THINGS))[:count]
     colours = generator.permutation(list(scene_words.THING_COLOURS))[:count]
     things: list[Thing] = []
@@ -75,81 +123,82 @@ def _draw_layout(generator: np.random.Generator) -> Layout:
         size = generator.uniform(26, 48)
         centre = generator.uniform(size, SIZE - size, 2)
         # Each earlier thing can block one corner of the range at most, so a place is always left.
-        while any(np.hypot(*(centre - t.centre)) < 0.6 * (size + t.size) for t in things):
+        while any(_too_near(centre, size, other) for other in things):
             centre = generator.uniform(size, SIZE - size, 2)
         angle = generator.uniform(-0.5, 0.5)
-        things.append(Thing(int(shape), str(colour), tuple(centre.tolist()), size, angle))
-    above = int(generator.choice(list(scene_words.ABOVE)))
-    below = int(generator.choice(list(scene_words.BELOW)))
+        thing = Thing(
+            category=int(shape),
+            colour=str(colour),
+            centre=tuple(centre.tolist()),
+            size=size,
+            angle=angle,
+        )
+        things.append(thing)
+    return things
+
+
+def _too_near(centre: np.ndarray, size: float, other: Thing) -> bool:
+    distance = np.hypot(*(centre - other.centre))
+    # The factor is below 1, so things may overlap, and one of them lies in front.
+    return distance < 0.6 * (size + other.size)
+
+
+def _draw_horizon(generator: np.random.Generator) -> np.ndarray:
+    """(256,) float32 row of the horizon in each column: a tilted line with a gentle wave."""
     x = np.linspace(-1, 1, SIZE, dtype=np.float32)
     middle, tilt, bend = generator.uniform((90, -14, 4), (166, 14, 10))
     phase, waves = generator.uniform((0, 0.3), (2 * np.pi, 0.8))
-    horizon = middle + tilt * x + bend * np.sin(phase + 2 * np.pi * waves * x)
-    return Layout(things, above, below, horizon.astype(np.float32))
+    wave = np.sin(phase + 2 * np.pi * waves * x)
+    horizon = middle + tilt * x + bend * wave
+    return horizon.astype(np.float32)
 
 
 def _footprint(thing: Thing) -> Footprint:
+    # No shape reaches further from its centre than 1.6 sizes; 2 px are left for soft edges.
     reach = 1.6 * thing.size + 2
-    (low_y, low_x), (high_y, high_x) = (
-        np.clip(np.array(thing.centre) + side * reach, 0, SIZE).astype(int) for side in (-1, 1)
+    centre = np.array(thing.centre)
+    top, left = np.clip(centre - reach, 0, SIZE).astype(int)
+    bottom, right = np.clip(centre + reach, 0, SIZE).astype(int)
+    # Coordinates of the pixels' centres from the thing's centre, in units of its size.
+    y = np.arange(top, bottom, dtype=np.float32)[:, None] + 0.5
+    y = (y - thing.centre[0]) / thing.size  # (rows, 1)
+    x = np.arange(left, right, dtype=np.float32)[None, :] + 0.5
+    x = (x - thing.centre[1]) / thing.size  # (1, columns)
+    cosine = np.float32(np.cos(thing.angle))
+    sine = np.float32(np.sin(thing.angle))
+    # Turning the grid back by the angle turns the shape by it.
+    turned_x = cosine * x + sine * y
+    turned_y = cosine * y - sine * x
+    distance = scene_shapes.DISTANCES[thing.category](turned_x, turned_y)
+    return Footprint(
+        rows=slice(top, bottom),
+        columns=slice(left, right),
+        distance=distance * np.float32(thing.size),
     )
-    y = (np.arange(low_y, high_y, dtype=np.float32)[:, None] + 0.5 - thing.centre[0]) / thing.size
-    x = (np.arange(low_x, high_x, dtype=np.float32)[None, :] + 0.5 - thing.centre[1]) / thing.size
-    cosine, sine = np.float32(np.cos(thing.angle)), np.float32(np.sin(thing.angle))
-    distance = _DISTANCES[thing.category](cosine * x + sine * y, cosine * y - sine * x)
-    return Footprint(slice(low_y, high_y), slice(low_x, high_x), distance * np.float32(thing.size))
 
 
 def _is_below(layout: Layout) -> np.ndarray:
-    return np.arange(SIZE, dtype=np.float32)[:, None] + 0.5 > layout.horizon
+    """(256, 256) bool: whether a pixel's centre lies below the horizon."""
+    rows = np.arange(SIZE, dtype=np.float32)[:, None] + 0.5
+    return rows > layout.horizon
 
 
 def draw_maps(layout: Layout, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Category and instance maps, (256, 256) uint8; the thing that shows most is instance 1."""
-    category = np.where(_is_below(layout), np.uint8(layout.below), np.uint8(layout.above))
+    """Category and instance maps, (256, 256) uint8; the thing that shows most is instance 1.
+
+    Args:
+      layout: The scene.
+      order: The number of the front thing at each pixel, from `visible_layout`.
+    """
+    above = np.uint8(layout.above)
+    below = np.uint8(layout.below)
+    category = np.where(_is_below(layout), below, above)
     instance = np.zeros_like(category)
-    shown = [order == number for number in range(1, len(layout.things) + 1)]
-    by_size = np.argsort([-np.count_nonzero(mask) for mask in shown], kind='stable')
-    for number, index in enumerate(by_size, 1):
-        category[shown[index]] = layout.things[index].category
-        instance[shown[index]] = number
+    masks = [order == number for number in range(1, len(layout.things) + 1)]
+    areas = [np.count_nonzero(mask) for mask in masks]
+    largest_first = np.argsort([-area for area in areas], kind='stable')
+    for number, index in enumerate(largest_first, start=1):
+        mask = masks[index]
+        category[mask] = layout.things[index].category
+        instance[mask] = number
     return category, instance
-
-
-# Shapes: signed distances in units of the thing's size (y points down); all have the area pi.
-
-
-def _circle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.sqrt(x * x + y * y) - 1
-
-
-def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(x), np.abs(y)) - 0.886
-
-
-def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(0.866 * np.abs(x) - 0.5 * y, y) - 0.778
-
-
-def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Mirrors the plane into the half wedge of one point, where the edge is a straight line."""
-    x, y = np.abs(x), -y
-    for normal_x, normal_y in ((0.809, -0.588), (-0.809, -0.588)):
-        beyond = 2 * np.maximum(normal_x * x + normal_y * y, 0)
-        x, y = x - beyond * normal_x, y - beyond * normal_y
-    tip, notch = 1.462, 0.731
-    edge_x, edge_y = notch * 0.588, notch * 0.809 - tip
-    length = np.hypot(edge_x, edge_y)
-    return (np.abs(x) * (-edge_y / length)) + (y - tip) * (edge_x / length)
-
-
-def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.abs(np.sqrt(x * x + y * y) - 0.782) - 0.319
-
-
-def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    x, y = np.abs(x), np.abs(y)
-    return np.maximum(np.maximum(x, y) - 1.154, np.minimum(x, y) - 0.415)
-
-
-_DISTANCES = {1: _circle, 2: _square, 3: _triangle, 4: _star, 5: _ring, 6: _cross}

@@ -1,10 +1,10 @@
-"""Reads scenes back, images without their maps, and scores generated pairs against their captions.
+"""Reads scenes back from images and maps, and scores generated pairs against their captions.
 
-Both readings live on the 32x32 latent grid (cells of 8x8 px of a 256 px image). An image cell reads
-as the palette colour nearest to its mean, a map cell as the id that most of its pixels have. A cell
-is interior if its eight neighbours have the same reading: borders are inferred from the readings
-themselves, so a generated image needs no true map. What scenes hold and how captions are parsed is
-in `scene_words.py`; metrics that fit any data set are in `metrics/`.
+Both readings live on the 32x32 latent grid, whose cells are 8x8 px of a 256 px image. An image cell
+reads as the palette colour nearest to its mean, and a map cell as the id that most of its pixels
+have. A cell is interior if its eight neighbours have the same reading. Borders are thus inferred
+from the readings themselves, so a generated image needs no true map. `data/scene_words.py` says
+what scenes hold and parses captions, and `metrics/` holds metrics that fit any data set.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,60 +13,72 @@ import numpy as np
 from scipy import ndimage
 
 from panoptic_jax.data import scene_words
-from panoptic_jax.data.scene_words import parse
 
-GRID = 32
-"""Cells along each side of a reading."""
+GRID = 32  # cells along each side of a reading
+# Connected cells that count as a visible thing: 512 px of the image. Each thing of a scene shows
+# over 1000 px.
 MIN_THING_CELLS = 8
-"""Connected cells (512 px of the image) that count as a thing seen; each shows over 1000 px."""
+# Connected cells that count as visible stuff: 4096 px of the image. Each kind of stuff shows over
+# 8000 px.
 MIN_STUFF_CELLS = 64
-"""Connected cells (4096 px of the image) that count as stuff seen; each shows over 8000 px."""
 
-COLOUR_CODES = {name: code for code, name in enumerate(scene_words.THING_COLOURS, 1)}
-"""Reading of an image cell in a thing's colour; below every stuff id, which stuff cells read as."""
+# {colour's name: reading of an image cell in this colour of a thing}. Stuff cells read as their
+# category id; the codes of colours, 1..6, lie below all of these.
+COLOUR_CODES = {name: code for code, name in enumerate(scene_words.THING_COLOURS, start=1)}
 
 _FIRST_STUFF = min(scene_words.STUFF_COLOURS)
 _PALETTE = np.array(
     [*scene_words.THING_COLOURS.values(), *scene_words.STUFF_COLOURS.values()], np.float32
-)
+)  # (colours, 3)
 _PALETTE_CODES = np.array([*COLOUR_CODES.values(), *scene_words.STUFF_COLOURS], np.uint8)
 _MAP_CODES = np.array([0, *scene_words.THINGS, *scene_words.STUFF_COLOURS], np.uint8)
-_DARKEST, _BRIGHTEST = 0.85, 1.15  # light that a palette colour may lie in
+# The brightness that a scene's light can give a palette colour, 0.88..1.12, and a margin.
+_DARKEST, _BRIGHTEST = 0.85, 1.15
 
 
 def read_image(image: np.ndarray) -> np.ndarray:
     """What each cell of an image shows, judged by its mean colour alone.
 
     The distance to a palette colour is the least over all brightnesses from 0.85 to 1.15, so light
-    that changes across the picture does not matter.
+    that changes across the image does not matter.
 
     Args:
       image: (256, 256, 3) uint8 RGB.
 
     Returns:
-      (32, 32) uint8, COLOUR_CODES (1..6) for things' colours, ids from 92 for stuff.
+      (32, 32) uint8: `COLOUR_CODES` (1..6) for the colours of things, ids from 92 for stuff.
+
+    Raises:
+      ValueError: the image has another shape or type.
     """
     if image.shape != (256, 256, 3) or image.dtype != np.uint8:
         raise ValueError(
             f'read_image got {image.dtype} {image.shape}; it reads uint8 (256, 256, 3) RGB'
         )
-    means = image.reshape(GRID, 8, GRID, 8, 3).mean(axis=(1, 3), dtype=np.float32)
+    cells = image.reshape(GRID, 8, GRID, 8, 3)
+    means = cells.mean(axis=(1, 3), dtype=np.float32)  # (32, 32, 3)
     products = means @ _PALETTE.T  # (32, 32, colours)
-    squares = np.sum(_PALETTE * _PALETTE, axis=1)
+    squares = np.sum(_PALETTE * _PALETTE, axis=1)  # (colours,)
+    # The brightness that brings each colour nearest to the mean.
     light = np.clip(products / squares, _DARKEST, _BRIGHTEST)
     # |mean - light * colour|^2 without |mean|^2, which all colours share.
     distance = light * (light * squares - 2 * products)
-    return _PALETTE_CODES[np.argmin(distance, axis=-1)]
+    nearest = np.argmin(distance, axis=-1)
+    return _PALETTE_CODES[nearest]
 
 
 def read_map(category: np.ndarray) -> np.ndarray:
-    """The id that most pixels of each cell have; ids that scenes do not use count as void.
+    """The id that most pixels of each cell have.
 
     Args:
-      category: (h, h) uint8 category ids, h a multiple of 32.
+      category: (h, h) uint8 category ids, where h is a multiple of 32. Ids that scenes do not use
+        count as void.
 
     Returns:
-      (32, 32) uint8: 0, things from 1, stuff from 92; the smaller id wins a tie.
+      (32, 32) uint8: 0 for void, things from 1, stuff from 92. The smaller id wins a tie.
+
+    Raises:
+      ValueError: the map is not square, or its side is not a multiple of 32.
     """
     side = category.shape[0]
     if category.shape != (side, side) or side % GRID or side == 0:
@@ -74,14 +86,18 @@ def read_map(category: np.ndarray) -> np.ndarray:
     cell = side // GRID
     known = np.where(np.isin(category, _MAP_CODES), category, 0)
     cells = known.reshape(GRID, cell, GRID, cell)
-    votes = np.stack([(cells == code).sum(axis=(1, 3)) for code in _MAP_CODES], axis=-1)
-    return _MAP_CODES[np.argmax(votes, axis=-1)]
+    votes_of_codes = [(cells == code).sum(axis=(1, 3)) for code in _MAP_CODES]
+    votes = np.stack(votes_of_codes, axis=-1)  # (32, 32, codes)
+    # The first of equal votes wins, and the codes ascend.
+    winners = np.argmax(votes, axis=-1)
+    return _MAP_CODES[winners]
 
 
 def interior(reading: np.ndarray) -> np.ndarray:
-    """Which cells have the reading of all their neighbours; (32, 32) bool."""
+    """(32, 32) bool: whether a cell and all its neighbours have the same reading."""
     lowest = ndimage.minimum_filter(reading, 3, mode='nearest')
-    return lowest == ndimage.maximum_filter(reading, 3, mode='nearest')
+    highest = ndimage.maximum_filter(reading, 3, mode='nearest')
+    return lowest == highest
 
 
 def score(
@@ -89,47 +105,50 @@ def score(
 ) -> dict[str, float]:
     """Mean scores of pairs, each in [0, 1].
 
-    - thing_recall_map: captioned categories with a connected area of MIN_THING_CELLS in the map.
-    - colour_recall_image: captioned colours with such an area in the image; areas thinner than two
-      cells do not count, because two colours that meet can mix to a third along their border.
-    - stuff_recall_map, stuff_recall_image: captioned stuff with a connected area of
-      MIN_STUFF_CELLS.
-    - image_map_agreement: of the cells that are interior in the image or in the map, the share
-      whose readings agree: the same stuff, or a thing in the map and a captioned colour in the
-      image. 0 if no cell is interior.
+    - thing_recall_map: the share of the captioned categories that have a connected area of
+      `MIN_THING_CELLS` in the map.
+    - colour_recall_image: the share of the captioned colours that have an area of this size in the
+      image. Areas thinner than two cells do not count.
+    - stuff_recall_map, stuff_recall_image: the share of the captioned stuff that has a connected
+      area of `MIN_STUFF_CELLS` in the map or in the image.
+    - image_map_agreement: among the cells that are interior in the image or in the map, the share
+      whose readings agree. Readings agree on the same stuff, or if the map has a thing and the
+      image a captioned colour. 0 if no cell is interior.
 
     Args:
-      images: (256, 256, 3) uint8 each.
-      maps: (h, h) uint8 category ids each, h a multiple of 32.
-      captions: one scene caption for each pair, or prompts in the same words.
+      images: One (256, 256, 3) uint8 image for each pair.
+      maps: One map of category ids for each pair, (h, h) uint8, where h is a multiple of 32.
+      captions: One scene caption for each pair, or a prompt in the same words.
 
     Raises:
-      ValueError: no pairs, lists of different lengths, or a caption that `parse` refuses.
+      ValueError: there are no pairs, the lists have different lengths, or `scene_words.parse`
+        refuses a caption.
     """
     if not len(images) == len(maps) == len(captions) > 0:
         raise ValueError(
             f'{len(images)} images, {len(maps)} maps and {len(captions)} captions to score; '
             'one of each is needed for every pair, and at least one pair'
         )
-    pairs = [score_pair(*pair) for pair in zip(images, maps, captions, strict=True)]
-    return {name: float(np.mean([pair[name] for pair in pairs])) for name in pairs[0]}
+    pairs = zip(images, maps, captions, strict=True)
+    scores = [score_pair(image, category, caption) for image, category, caption in pairs]
+    return {name: _mean(pair[name] for pair in scores) for name in scores[0]}
 
 
 def score_pair(image: np.ndarray, category: np.ndarray, caption: str) -> dict[str, float]:
     """The scores of `score` for one pair."""
-    things, *stuff = parse(caption)
-    seen, mapped = read_image(image), read_map(category)
+    things, *stuff = scene_words.parse(caption)
+    categories = [number for number, _ in things]
     colours = [COLOUR_CODES[colour] for _, colour in things]
+    in_image = read_image(image)
+    in_map = read_map(category)
+    # Two colours that meet can mix to a third along their border, in a line one cell thin.
+    thick = [_thick(in_image == colour) for colour in colours]
     return {
-        'thing_recall_map': _mean(
-            _has_area(mapped == identity, MIN_THING_CELLS) for identity, _ in things
-        ),
-        'colour_recall_image': _mean(
-            _has_area(_thick(seen == colour), MIN_THING_CELLS) for colour in colours
-        ),
-        'stuff_recall_map': _mean(_has_area(mapped == kind, MIN_STUFF_CELLS) for kind in stuff),
-        'stuff_recall_image': _mean(_has_area(seen == kind, MIN_STUFF_CELLS) for kind in stuff),
-        'image_map_agreement': _agreement(seen, mapped, colours),
+        'thing_recall_map': _mean(_has_area(in_map == c, MIN_THING_CELLS) for c in categories),
+        'colour_recall_image': _mean(_has_area(cells, MIN_THING_CELLS) for cells in thick),
+        'stuff_recall_map': _mean(_has_area(in_map == kind, MIN_STUFF_CELLS) for kind in stuff),
+        'stuff_recall_image': _mean(_has_area(in_image == kind, MIN_STUFF_CELLS) for kind in stuff),
+        'image_map_agreement': _agreement(in_image, in_map, colours),
     }
 
 
@@ -138,16 +157,20 @@ def yardsticks(
 ) -> dict[str, dict[str, float]]:
     """What truth and chance score: {'ceiling': scores, 'floor': scores}.
 
-    Args:
-      images: true images after encoding and decoding, (256, 256, 3) uint8 each; at least 3.
-      maps: their true maps, pooled as the model's are.
-      captions: one of their captions each.
+    The ceiling is the score of the true pairs. The floor is the score of each image with the next
+    pair's map and the caption of the pair after that.
 
-    The ceiling scores these pairs. The floor scores each image with the next one's map and the
-    caption of the one after that, so no two of the three belong together.
+    Args:
+      images: True images after encoding and decoding, (256, 256, 3) uint8 each; at least 3.
+      maps: Their true maps, pooled to the side of the model's maps.
+      captions: One caption of each image.
+
+    Raises:
+      ValueError: there are fewer than 3 pairs.
     """
     if len(images) < 3:
         raise ValueError(f'yardsticks got {len(images)} pairs; shuffling them needs at least 3')
+    # Different shifts, so no two of image, map and caption belong together.
     shifted_maps = [*maps[1:], *maps[:1]]
     shifted_captions = [*captions[2:], *captions[:2]]
     return {
@@ -161,18 +184,25 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _has_area(cells: np.ndarray, smallest: int) -> bool:
-    """Whether a 4-connected area has `smallest` cells or more."""
+    """Whether a 4-connected area of the (32, 32) bool cells has `smallest` cells or more."""
     labels, count = ndimage.label(cells)
-    return count > 0 and np.bincount(labels.ravel())[1:].max() >= smallest
+    # Label 0 is everything outside the areas.
+    areas = np.bincount(labels.ravel())[1:]
+    return count > 0 and areas.max() >= smallest
 
 
 def _thick(cells: np.ndarray) -> np.ndarray:
-    """The cells that lie in a 2x2 block of such cells."""
+    """The cells that lie in a 2x2 block of true cells."""
     return ndimage.binary_opening(cells, np.ones((2, 2)))
 
 
-def _agreement(seen: np.ndarray, mapped: np.ndarray, colours: list[int]) -> float:
-    judged = interior(seen) | interior(mapped)
-    same_stuff = (seen == mapped) & (mapped >= _FIRST_STUFF)
-    both_things = np.isin(mapped, list(scene_words.THINGS)) & np.isin(seen, colours)
-    return float((same_stuff | both_things)[judged].mean()) if judged.any() else 0.0
+def _agreement(in_image: np.ndarray, in_map: np.ndarray, colours: list[int]) -> float:
+    judged = interior(in_image) | interior(in_map)
+    if not judged.any():
+        return 0.0
+    same_stuff = (in_image == in_map) & (in_map >= _FIRST_STUFF)
+    thing_in_map = np.isin(in_map, list(scene_words.THINGS))
+    # Which colour belongs to which thing is left open: `colour_recall_image` judges the colours.
+    both_things = thing_in_map & np.isin(in_image, colours)
+    agree = same_stuff | both_things
+    return float(agree[judged].mean())

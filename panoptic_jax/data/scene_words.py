@@ -1,7 +1,7 @@
-"""What a scene can hold and how it is said: categories, colours, the caption grammar, its parser.
+"""What a scene can hold and how captions say it: categories, colours, the grammar and its parser.
 
 A caption names every thing with its colour and both kinds of stuff, so it determines what must be
-seen. Drawing is in `scenes.py`, reading pictures in `scene_oracle.py`.
+visible. `data/scenes.py` paints scenes, and `data/scene_oracle.py` reads images back.
 """
 
 import itertools
@@ -11,6 +11,9 @@ import numpy as np
 
 from panoptic_jax.data.example import Category
 
+# {colour's name: RGB}. The colours of things and stuff lie apart in RGB, so that an image can be
+# read back cell by cell: the nearest pair is 95 apart, and still 69 apart where the light brings
+# two colours together.
 THING_COLOURS = {
     'red': (232, 18, 50),
     'green': (96, 240, 62),
@@ -19,9 +22,8 @@ THING_COLOURS = {
     'pink': (250, 62, 228),
     'purple': (122, 14, 160),
 }
-"""Attribute -> RGB. With STUFF_COLOURS spread out in RGB, so that a picture can be read back cell
-by cell: the nearest pair is 95 apart, and still 69 where the light brings two colours together."""
 
+# {category id: nouns}. The first noun is the category's name.
 THINGS = {
     1: ('circle', 'disc'),
     2: ('square', 'box'),
@@ -30,8 +32,8 @@ THINGS = {
     5: ('ring', 'hoop'),
     6: ('cross', 'plus'),
 }
-"""Category id -> nouns; the first is the category's name."""
 
+# {category id: phrases} for the stuff above and below the horizon. Stuff starts at 92, as in COCO.
 ABOVE = {
     92: ('a clear sky', 'a bright sky'),
     93: ('a night sky', 'a starry sky'),
@@ -45,7 +47,6 @@ BELOW = {
     99: ('a road', 'asphalt'),
     100: ('snow',),
 }
-"""Category id -> phrases for the stuff above and below the horizon."""
 
 STUFF_NAMES = {
     92: 'sky',
@@ -71,15 +72,17 @@ STUFF_COLOURS = {
     100: (228, 240, 250),
 }
 
+# {the one word of each phrase that tells the kind of stuff: category id}.
 _STUFF_WORDS = {
     'clear': 92, 'bright': 92, 'night': 93, 'starry': 93, 'sunset': 94, 'evening': 94, 'wall': 95,
     'grass': 96, 'lawn': 96, 'sand': 97, 'beach': 97, 'water': 98, 'lake': 98, 'road': 99,
     'asphalt': 99, 'snow': 100,
 }  # fmt: skip
-"""The one word of each phrase that tells the kind of stuff."""
 
-_THING_WORDS = {noun: identity for identity, nouns in THINGS.items() for noun in nouns}
+_THING_WORDS = {noun: number for number, nouns in THINGS.items() for noun in nouns}
 
+# One caption each. The order of things, above and below differs between them, so the place of a
+# word does not tell its meaning.
 TEMPLATES = (
     '{things} over {below} against {above}',
     '{above} above {below} with {things}',
@@ -87,73 +90,88 @@ TEMPLATES = (
     '{things}, {below} below and {above} above',
     '{below} and {above} behind {things}',
 )
-"""One caption each; every sentence order of things, above and below occurs once or more."""
 
 
 def _words(text: str) -> list[str]:
     return re.findall('[a-z]+', text.lower())
 
 
-VOCABULARY = tuple(
-    sorted(
-        {'a', 'and', *THING_COLOURS, *_THING_WORDS}
-        | {
-            word
-            for kinds in (ABOVE, BELOW)
-            for phrases in kinds.values()
-            for word in _words(' '.join(phrases))
-        }
-        | {word for template in TEMPLATES for word in _words(re.sub('{.*?}', '', template))}
-    )
-)
-"""Every word that a caption can hold, in lower case."""
+def _vocabulary() -> tuple[str, ...]:
+    words = {'a', 'and', *THING_COLOURS, *_THING_WORDS}
+    for phrases in (*ABOVE.values(), *BELOW.values()):
+        for phrase in phrases:
+            words.update(_words(phrase))
+    for template in TEMPLATES:
+        without_fields = re.sub('{.*?}', '', template)
+        words.update(_words(without_fields))
+    return tuple(sorted(words))
+
+
+# Every word that a caption can hold, in lower case.
+VOCABULARY = _vocabulary()
 
 
 def categories() -> tuple[Category, ...]:
-    """The scenes' category list: things from 1, stuff from 92, as COCO numbers them."""
-    things = [Category(identity, nouns[0], True) for identity, nouns in THINGS.items()]
-    return (*things, *(Category(identity, name, False) for identity, name in STUFF_NAMES.items()))
+    """The scenes' category list: things from 1 and stuff from 92, as COCO numbers them."""
+    things = [Category(number, nouns[0], is_thing=True) for number, nouns in THINGS.items()]
+    stuff = [Category(number, name, is_thing=False) for number, name in STUFF_NAMES.items()]
+    return (*things, *stuff)
 
 
 def describe(
     things: list[tuple[int, str]], above: int, below: int, generator: np.random.Generator
 ) -> list[str]:
-    """Five captions, each naming every thing with its colour and both kinds of stuff.
+    """Five captions, each of which names every thing with its colour and both kinds of stuff.
 
     Each caption has its own sentence pattern, order of the things and synonyms.
 
     Args:
       things: (category id, colour name) of each thing.
-      above: category id of the stuff above the horizon.
-      below: category id of the stuff below it.
-      generator: decides patterns, orders and synonyms.
+      above: Category id of the stuff above the horizon.
+      below: Category id of the stuff below the horizon.
+      generator: Decides patterns, orders and synonyms.
     """
 
     def pick(phrases: tuple[str, ...]) -> str:
         return phrases[generator.integers(len(phrases))]
 
+    # The order of the draws is part of the data set: another order gives other captions from the
+    # same seed.
     captions = []
     for template in generator.permutation(TEMPLATES):
-        shuffled = [things[index] for index in generator.permutation(len(things))]
-        nouns = [f'a {colour} {pick(THINGS[identity])}' for identity, colour in shuffled]
-        listed = ' and '.join(filter(None, [', '.join(nouns[:-1]), nouns[-1]]))
-        captions.append(
-            template.format(things=listed, above=pick(ABOVE[above]), below=pick(BELOW[below]))
-        )
+        order = generator.permutation(len(things))
+        nouns = []
+        for index in order:
+            category, colour = things[index]
+            noun = pick(THINGS[category])
+            nouns.append(f'a {colour} {noun}')
+        phrase_above = pick(ABOVE[above])
+        phrase_below = pick(BELOW[below])
+        caption = template.format(things=_join(nouns), above=phrase_above, below=phrase_below)
+        captions.append(caption)
     return captions
 
 
+def _join(nouns: list[str]) -> str:
+    """'a', 'a and b', or 'a, b and c'."""
+    *first, last = nouns
+    return f'{", ".join(first)} and {last}' if first else last
+
+
 def parse(caption: str) -> tuple[list[tuple[int, str]], int, int]:
-    """Inverts `describe`: what a caption says is in the picture.
+    """Inverts `describe`: reads what a caption says of the scene.
 
     Args:
-      caption: a sentence of the scenes' grammar, in any case and punctuation.
+      caption: A sentence of the scenes' grammar, in any case and with any punctuation.
 
     Returns:
-      ([(category id, colour name), ...] in the caption's order, stuff id above, stuff id below).
+      things: [(category id, colour name), ...] in the caption's order.
+      above: Category id of the stuff above the horizon.
+      below: Category id of the stuff below the horizon.
 
     Raises:
-      ValueError: an unknown word, a thing without colour, or not one kind of stuff above and below.
+      ValueError: the caption holds an unknown word or a thing without its colour, or does not name
+        one kind of stuff above and one below.
     """
     words = _words(caption)
     unknown = [word for word in words if word not in VOCABULARY]
@@ -162,16 +180,17 @@ def parse(caption: str) -> tuple[list[tuple[int, str]], int, int]:
             f'caption {caption!r} has the word {unknown[0]!r}, which scenes do not use; '
             f'their words are: {", ".join(VOCABULARY)}'
         )
-    things = [
-        (_THING_WORDS[noun], colour)
-        for colour, noun in itertools.pairwise(words)
-        if colour in THING_COLOURS and noun in _THING_WORDS
-    ]
-    named = sum(word in THING_COLOURS or word in _THING_WORDS for word in words)
+    things = []
+    for colour, noun in itertools.pairwise(words):
+        if colour in THING_COLOURS and noun in _THING_WORDS:
+            things.append((_THING_WORDS[noun], colour))
+    # A colour or a noun that stands alone is in no pair.
+    thing_words = [word for word in words if word in THING_COLOURS or word in _THING_WORDS]
+    all_paired = len(thing_words) == 2 * len(things)
     stuff = [_STUFF_WORDS[word] for word in words if word in _STUFF_WORDS]
-    above = [identity for identity in stuff if identity in ABOVE]
-    below = [identity for identity in stuff if identity in BELOW]
-    if not things or named != 2 * len(things) or len(above) != 1 or len(below) != 1:
+    above = [category for category in stuff if category in ABOVE]
+    below = [category for category in stuff if category in BELOW]
+    if not things or not all_paired or len(above) != 1 or len(below) != 1:
         raise ValueError(
             f'caption {caption!r} names {len(things)} things with their colour, {len(above)} kinds '
             f'of stuff above and {len(below)} below; a scene caption names each thing as colour '

@@ -1,6 +1,7 @@
 """Local copies of shards that lie in a bucket: ArrayRecord reads local files only.
 
-A copy is there whole or not at all, and is taken again once its original has another size or time.
+A copy exists whole or not at all. It is made anew when its original has another size or another
+time of change. `data/records.py` reads the copies, and `machine/files.py` downloads.
 """
 
 import fcntl
@@ -10,86 +11,118 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
+from typing import NamedTuple
 
 from etils import epath
 
 from panoptic_jax.logs.progress import Progress
 from panoptic_jax.machine import files
 
-_THREADS = 4  # each of which asks for several parts of its shard at a time
+_THREADS = 4  # each asks for several parts of its shard at a time
 _MEGABYTE = 10**6
 
 
+class _Version(NamedTuple):
+    """What tells whether a copy is one of its original: size in bytes and time of change in s."""
+
+    size: int
+    changed: int
+
+
 def local_copies(paths: Sequence[epath.Path], cache: str = '') -> list[epath.Path]:
-    """Copies shards that are not there yet; says how far it is.
+    """Copies the shards that have no current copy yet, and logs the progress.
 
     Args:
-      paths: Of one folder, local or of a bucket. Local ones are returned as they are.
-      cache: Folder for the copies; '': one in the system's folder for temporary files.
+      paths: Shards of one folder, local or in a bucket. Local shards need no copy.
+      cache: Folder for the copies; '' takes a folder in the system's folder for temporary files.
 
     Returns:
-      Local paths in the same order.
+      Local paths of all shards, in the same order.
 
     Raises:
       FileNotFoundError: a shard is missing.
       ValueError: the disk is too small, or a shard changed while it was copied.
     """
+    # A local shard is read where it lies.
     if not paths or not files.is_remote(paths[0]):
         return [*paths]
-    originals = files.listed(paths[0].parent)
+    originals = _versions(paths[0].parent)
     missing = [path for path in paths if path.name not in originals]
     if missing:
         raise FileNotFoundError(missing_shard(missing[0]))
     folder = _folder(paths[0].parent, cache)
     folder.mkdir(parents=True, exist_ok=True)
-    # Of several processes of a machine one copies, and the others find the copies.
+    # Several processes of one machine share the copies: one process copies while the others wait.
     with open(folder.with_name(f'{folder.name}.lock'), 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        copies = files.listed(folder)
-        wanted = {path: originals[path.name] for path in paths}
-        wanted = {path: own for path, own in wanted.items() if copies.get(path.name) != own}
-        if wanted:
-            _copy(wanted, folder)
+        copies = _versions(folder)
+        outdated = {}
+        for path in paths:
+            version = originals[path.name]
+            if copies.get(path.name) != version:
+                outdated[path] = version
+        if outdated:
+            _copy_all(outdated, folder)
     return [epath.Path(folder / path.name) for path in paths]
 
 
-def _copy(wanted: Mapping[epath.Path, tuple[int, int]], folder: Path) -> None:
-    """Copies originals, whose sizes and times are given."""
-    _check_disk(folder, sum(size for size, _ in wanted.values()))
+def _versions(folder: epath.PathLike) -> dict[str, _Version]:
+    """{name: version} of a folder's files."""
+    entries = files.sizes_and_times(folder).items()
+    return {name: _Version(size=size, changed=changed) for name, (size, changed) in entries}
 
-    def copy(path):
-        size, changed = wanted[path]
-        unfinished = folder / f'{path.name}.tmp'
-        files.download(path, unfinished)
-        if unfinished.stat().st_size != size:
-            unfinished.unlink()
-            raise ValueError(f'Shard {path} changed while it was copied; start again.')
-        os.utime(unfinished, (changed, changed))
-        unfinished.replace(folder / path.name)
-        return size
 
-    total = sum(-(-size // _MEGABYTE) for size, _ in wanted.values())
+def _copy_all(originals: Mapping[epath.Path, _Version], folder: Path) -> None:
+    """Copies the originals, {path: version}, into a folder, and logs the progress."""
+    _check_disk(folder, sum(version.size for version in originals.values()))
+
+    def copy(path: epath.Path) -> int:
+        _copy(path, originals[path], folder)
+        return _megabytes(originals[path])
+
+    total = sum(_megabytes(version) for version in originals.values())
     progress = Progress(f'copy shards to {folder}', 'MB', total)
     with futures.ThreadPoolExecutor(_THREADS) as pool:
-        for size in pool.map(copy, wanted):
-            progress.add(-(-size // _MEGABYTE))
+        for megabytes in pool.map(copy, originals):
+            progress.add(megabytes)
+
+
+def _copy(path: epath.Path, version: _Version, folder: Path) -> None:
+    """Copies one original, so that its copy gets the final name only when it is whole."""
+    unfinished = folder / f'{path.name}.tmp'
+    files.download(path, unfinished)
+    if unfinished.stat().st_size != version.size:
+        unfinished.unlink()
+        raise ValueError(f'Shard {path} changed while it was copied; start again.')
+    # The original's time is what the next run compares.
+    os.utime(unfinished, (version.changed, version.changed))
+    unfinished.replace(folder / path.name)
+
+
+def _megabytes(version: _Version) -> int:
+    """A shard's size, rounded up, so that a small shard counts too."""
+    return -(-version.size // _MEGABYTE)
 
 
 def missing_shard(path: epath.Path) -> str:
-    """The sentence for a shard that is not there."""
+    """The sentence for a shard that is missing."""
     return (
         f'Shard {path} is missing; restore it, or delete the folder and run --mode=prepare again.'
     )
 
 
 def _folder(original: epath.Path, cache: str) -> Path:
-    """Named after the bucket's folder, so that data sets do not meet."""
-    root = Path(cache or Path(tempfile.gettempdir()) / f'panoptic_jax_{os.getuid()}')
+    """The folder for the copies of one folder of a bucket, named so that data sets stay apart."""
+    # With the user's number in the name, users of one machine do not get into each other's way.
+    shared = Path(tempfile.gettempdir()) / f'panoptic_jax_{os.getuid()}'
+    root = Path(cache) if cache else shared
     return root / os.fspath(original).replace('://', '/')
 
 
 def _check_disk(folder: Path, needed: int) -> None:
-    if needed > (free := shutil.disk_usage(folder).free):
+    # Checked before the first download: a full disk would end a run after minutes of waiting.
+    free = shutil.disk_usage(folder).free
+    if needed > free:
         raise ValueError(
             f'{folder} has {free / 1e9:.1f} GB free, and copies of shards take {needed / 1e9:.1f} '
             'GB; name a folder with more space with --config.data.cache.'

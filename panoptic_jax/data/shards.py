@@ -1,9 +1,10 @@
-"""Prepared records on disk: two TFDS data sets of ArrayRecord shards, described and written here.
+"""Writing prepared records to disk: two TFDS data sets of ArrayRecord shards.
 
 `{data_dir}/images` and `{data_dir}/captions` each open with `tfds.builder_from_directory`. Captions
-lie apart and uncompressed, because training reads one of an image's five: ten times faster than one
-fat record. What the records mean is `prepare.py`'s, reading them back `records.py`'s business.
-ArrayRecord files are local ones: in a bucket, shards are written by way of the disk.
+lie apart from images and uncompressed, because training reads one of an image's five captions: this
+is ten times faster than one fat record. ArrayRecord writes local files only, so a shard that goes
+to a bucket is written to the disk first. `preparation/shard_records.py` makes the records, and
+`data/records.py` reads them.
 """
 
 import contextlib
@@ -24,32 +25,49 @@ _FILE_TYPE = 'array_record'
 
 
 def image_features(
-    latent_shape: Sequence[int], has_variance: bool, map_size: int | None
+    latent_shape: Sequence[int], has_variance: bool, stored_map_side: int | None
 ) -> tfds.features.FeaturesDict:
     """What an image record holds.
 
-    'latents' float16 (h, w, c), unscaled, or 'moments' (h, w, 2c) if the autoencoder has a
-    variance; 'category' and 'instance' uint8 (map_size, map_size), unless `map_size` is None;
-    'image_id' of the source; its captions are records `first_caption` .. `first_caption +
-    num_captions - 1` of the split.
+    Args:
+      latent_shape: (h, w, c) of an image's latents.
+      has_variance: Whether the autoencoder gives a mean and a log variance.
+      stored_map_side: Side of the map in pixels; None for data without maps.
+
+    Returns:
+      latents: (h, w, c) float16, unscaled; with a variance `moments`, (h, w, 2c), instead.
+      category, instance: (side, side) uint8, if there are maps.
+      image_id: The source's number of the image.
+      first_caption, num_captions: The image's captions are the caption records `first_caption` ..
+        `first_caption + num_captions - 1` of the split.
     """
     height, width, channels = latent_shape
-    name, channels = ('moments', 2 * channels) if has_variance else ('latents', channels)
-    map_ = _tensor((map_size, map_size), np.uint8) if map_size else None
-    maps = {'category': map_, 'instance': map_} if map_size else {}
-    return tfds.features.FeaturesDict(
-        {
-            name: _tensor((height, width, channels), np.float16),
-            **maps,
-            'image_id': tfds.features.Scalar(np.int64),
-            'first_caption': tfds.features.Scalar(np.int32),
-            'num_captions': tfds.features.Scalar(np.int32),
-        }
-    )
+    features = {}
+    if has_variance:
+        features['moments'] = _tensor((height, width, 2 * channels), np.float16)
+    else:
+        features['latents'] = _tensor((height, width, channels), np.float16)
+    if stored_map_side:
+        for name in ('category', 'instance'):
+            features[name] = _tensor((stored_map_side, stored_map_side), np.uint8)
+    features['image_id'] = tfds.features.Scalar(np.int64)
+    features['first_caption'] = tfds.features.Scalar(np.int32)
+    features['num_captions'] = tfds.features.Scalar(np.int32)
+    return tfds.features.FeaturesDict(features)
 
 
 def caption_features(tokens: int, features: int) -> tfds.features.FeaturesDict:
-    """What a caption record holds: 'text' float16 (L, D), the 'caption' itself, its 'image_id'."""
+    """What a caption record holds.
+
+    Args:
+      tokens: L, tokens per caption.
+      features: D, numbers per token.
+
+    Returns:
+      text: (L, D) float16, the text encoder's features.
+      caption: The caption itself.
+      image_id: The source's number of the image.
+    """
     return tfds.features.FeaturesDict(
         {
             'text': _tensor((tokens, features), np.float16),
@@ -60,12 +78,21 @@ def caption_features(tokens: int, features: int) -> tfds.features.FeaturesDict:
 
 
 def _tensor(shape: tuple[int, ...], dtype: type) -> tfds.features.Tensor:
-    # Other encodings store float16 as float32 lists: 15 times slower to write, 5 times to read.
+    # Other encodings store float16 as lists of float32, which take 15 times as long to write and 5
+    # times as long to read.
     return tfds.features.Tensor(shape=shape, dtype=dtype, encoding='bytes')
 
 
-def shard_path(data_dir: str, dataset: str, split: str, index: int, count: int) -> epath.Path:
-    """Final name of a shard, as TFDS expects it; `dataset` is 'images' or 'captions'."""
+def shard_path(*, data_dir: str, dataset: str, split: str, index: int, count: int) -> epath.Path:
+    """The final path of a shard, with the name that TFDS expects.
+
+    Args:
+      data_dir: Folder of both data sets.
+      dataset: 'images' or 'captions'.
+      split: 'train' or 'validation'.
+      index: Which shard of the split.
+      count: How many shards the split has.
+    """
     name = f'{dataset}-{split}.{_FILE_TYPE}-{index:05d}-of-{count:05d}'
     return epath.Path(data_dir) / dataset / name
 
@@ -75,14 +102,20 @@ def write_shard(
     features: tfds.features.FeaturesDict,
     examples: Iterable[Mapping[str, Any]],
 ) -> None:
-    """Writes one shard elsewhere and gives it its final name then, which means a whole file.
+    """Writes one shard, which gets its final name once it is whole.
 
     Equal examples give equal bytes.
+
+    Args:
+      path: From `shard_path`.
+      features: What a record holds.
+      examples: The records, {name: value} each.
     """
     with _appearing(path) as unfinished:
         writer = array_record_module.ArrayRecordWriter(unfinished, 'group_size:1,uncompressed')
         for example in examples:
             # TFDS leaves the order of a record's keys to chance, which differs between processes.
+            # A restart must give the same bytes, so the record is serialized once more, in order.
             record = tf_example_pb2.Example.FromString(features.serialize_example(example))
             writer.write(record.SerializeToString(deterministic=True))
         writer.close()
@@ -90,8 +123,9 @@ def write_shard(
 
 @contextlib.contextmanager
 def _appearing(path: epath.Path) -> Iterator[str]:
-    """A local file to write, which becomes `path` unless there is an exception."""
+    """The name of a local file to write, which becomes `path` unless there is an exception."""
     if files.is_remote(path):
+        # A bucket shows an object only once all of it has arrived, so no temporary name is needed.
         with tempfile.TemporaryDirectory(prefix='panoptic_jax_shard_') as folder:
             unfinished = os.path.join(folder, path.name)
             yield unfinished
@@ -104,42 +138,49 @@ def _appearing(path: epath.Path) -> Iterator[str]:
 
 
 def write_metadata(
+    *,
     data_dir: str,
     dataset: str,
     features: tfds.features.FeaturesDict,
     shard_lengths: Mapping[str, Sequence[int]],
     description: str,
 ) -> None:
-    """Adds TFDS's own description, after which `tfds.builder_from_directory` opens the data set.
+    """Adds TFDS's own description, so that `tfds.builder_from_directory` opens the data set.
 
     Args:
       data_dir: Folder of both data sets.
       dataset: 'images' or 'captions'.
-      features: As the shards were written with.
+      features: The features that the shards were written with.
       shard_lengths: {split: records per shard}; every shard must exist.
       description: A sentence for `dataset_info.json`.
     """
     directory = epath.Path(data_dir) / dataset
-    sizes = {name: size for name, (size, _) in files.listed(directory).items()}
+    # One listing for all shards: in a bucket each question for a size would be a request.
+    sizes = {name: size for name, (size, _) in files.sizes_and_times(directory).items()}
     split_infos = []
     for split, lengths in shard_lengths.items():
-        paths = [shard_path(data_dir, dataset, split, i, len(lengths)) for i in range(len(lengths))]
+        count = len(lengths)
+        num_bytes = 0
+        for index in range(count):
+            path = shard_path(
+                data_dir=data_dir, dataset=dataset, split=split, index=index, count=count
+            )
+            num_bytes += sizes[path.name]
         template = tfds.core.ShardedFileTemplate(
             data_dir=directory, dataset_name=dataset, split=split, filetype_suffix=_FILE_TYPE
         )
-        split_infos.append(
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=list(lengths),
-                num_bytes=sum(sizes[path.name] for path in paths),
-                filename_template=template,
-            )
+        info = tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=list(lengths),
+            num_bytes=num_bytes,
+            filename_template=template,
         )
+        split_infos.append(info)
     tfds.folder_dataset.write_metadata(
         data_dir=directory,
         features=features,
         split_infos=split_infos,
         version='1.0.0',
         description=description,
-        check_data=False,  # it reads through TensorFlow
+        check_data=False,  # the check would read through TensorFlow
     )

@@ -1,21 +1,25 @@
-"""The records of one shard: pictures through the geometry and the frozen encoders.
+"""The records of one shard: images through the geometry and the frozen encoders.
 
-Writing them, and which process does which shard, is `prepare.py`'s.
+`prepare.py` writes the records and decides which process makes which shard.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
 import jax
 import numpy as np
 
-from panoptic_jax.data import geometry, manifest
+from panoptic_jax.data import geometry
 from panoptic_jax.data.example import Example
-from panoptic_jax.encoders.load import Autoencoder, TextEncoder
+from panoptic_jax.data.manifest import Manifest
+from panoptic_jax.encoders.load import Encoders
 
 _IMAGES_PER_DEVICE = 8
+
+Record = dict[str, Any]
+Maps = tuple[np.ndarray | None, np.ndarray | None]  # category and instance
 
 
 def batch_size() -> int:
@@ -25,72 +29,105 @@ def batch_size() -> int:
 
 def encode_shard(
     source: Any,
-    plan: Mapping[str, Any],
+    manifest: Manifest,
     split: str,
+    *,
     index: int,
-    autoencoder: Autoencoder,
-    text_encoder: TextEncoder,
+    encoders: Encoders,
     pool: futures.Executor,
-) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """Records of one shard: an image's, with its mirror image's, and its captions'.
+) -> Iterator[tuple[list[Record], list[Record]]]:
+    """The records of one shard, image by image.
 
     Args:
       source: The split's examples.
-      plan: From `manifest.make_plan`.
+      manifest: What is prepared, and how.
       split: 'train' or 'validation'.
-      index: Which shard.
-      autoencoder: Encodes the pictures.
-      text_encoder: Encodes the captions.
-      pool: Runs `source[i]` and the geometry ahead of the encoder.
+      index: Number of the shard.
+      encoders: Encode images and captions.
+      pool: Reads examples ahead of the encoders.
+
+    Yields:
+      For each image its image record, followed by that of its mirror image where the split has
+      copies, and its caption records.
 
     Raises:
-      ValueError: an image has another number of captions than the plan says.
+      ValueError: an image has another number of captions than the source announced.
     """
+    sizes = manifest.splits[split]
+    first = sum(sizes.image_shards[:index]) // sizes.copies
+    images = range(first, first + sizes.image_shards[index] // sizes.copies)
+    next_caption = sum(sizes.caption_shards[:index])
 
-    def load(i: int) -> tuple[Example, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def read(i: int) -> tuple[Example, np.ndarray, Maps]:
         example = source[i]
+        # The shards' sizes follow from the announced numbers, and readers rely on the sizes.
         if len(example.captions) != source.num_captions[i]:
             raise ValueError(
                 f'Image {example.image_id} of {split} has {len(example.captions)} captions where '
                 f'{source.num_captions[i]} were announced; the source changed meanwhile: restart.'
             )
-        return example, geometry.fit(example, plan['void_wins'])
+        image, *maps = geometry.fit(example, void_wins=manifest.void_wins)
+        return example, image, tuple(maps)
 
-    sizes = plan['splits'][split]
-    copies = manifest.copies(plan, split)
-    first = sum(sizes['image_shards'][:index]) // copies
-    next_caption = sum(sizes['caption_shards'][:index])
-    loaded = _ahead(pool, load, range(first, first + sizes['image_shards'][index] // copies))
-    kind = 'moments' if plan['autoencoder']['has_variance'] else 'latents'
-    while batch := list(itertools.islice(loaded, batch_size())):
-        pictures = np.stack([image for _, (image, _, _) in batch])
-        encoded = [autoencoder.encode(pictures)]
-        if copies == 2:
-            encoded.append(autoencoder.encode(pictures[:, :, ::-1]))
-        texts = text_encoder.encode([c for example, _ in batch for c in example.captions])
-        ends = np.cumsum([len(example.captions) for example, _ in batch])
-        for row, (example, (_, *maps)) in enumerate(batch):
-            images = []
-            for latents, step in zip(encoded, (1, -1), strict=False):
-                record = {
-                    kind: latents[row].astype(np.float16),
-                    'image_id': example.image_id,
-                    'first_caption': next_caption,
-                    'num_captions': len(example.captions),
-                }
-                if example.category is not None:
-                    flipped = [np.ascontiguousarray(ids[:, ::step]) for ids in maps]
-                    record |= dict(zip(('category', 'instance'), flipped, strict=True))
-                images.append(record)
-            own = texts[ends[row] - len(example.captions) : ends[row]]
-            yield (
-                images,
-                [
-                    {'text': text, 'caption': caption, 'image_id': example.image_id}
-                    for text, caption in zip(own, example.captions, strict=True)
-                ],
+    kind = 'moments' if manifest.autoencoder.has_variance else 'latents'
+    fitted = _ahead(pool, read, images)
+    while batch := list(itertools.islice(fitted, batch_size())):
+        encoded = _encode_images(encoders, [image for _, image, _ in batch], sizes.copies)
+        captions = [caption for example, _, _ in batch for caption in example.captions]
+        # All captions of a batch in one call: a text encoder works in blocks of its own.
+        texts = iter(encoders.text.encode(captions))
+        for row, (example, _, maps) in enumerate(batch):
+            latents = {kind: [part[row] for part in encoded]}
+            image_records = _image_records(
+                example, maps, latents=latents, first_caption=next_caption
             )
+            own_texts = itertools.islice(texts, len(example.captions))
+            caption_records = [
+                {'text': text, 'caption': caption, 'image_id': example.image_id}
+                for text, caption in zip(own_texts, example.captions, strict=True)
+            ]
+            yield image_records, caption_records
             next_caption += len(example.captions)
+
+
+def _encode_images(
+    encoders: Encoders, images: Sequence[np.ndarray], copies: int
+) -> list[np.ndarray]:
+    """Latents or moments (n, h, w, c) of images and, with two copies, of their mirror images."""
+    stack = np.stack(images)  # (n, 256, 256, 3)
+    encoded = [encoders.autoencoder.encode(stack)]
+    if copies == 2:
+        # The mirror image is encoded anew: mirrored latents are not the latents of a mirror image.
+        encoded.append(encoders.autoencoder.encode(stack[:, :, ::-1]))
+    return encoded
+
+
+def _image_records(
+    example: Example, maps: Maps, *, latents: dict[str, list[np.ndarray]], first_caption: int
+) -> list[Record]:
+    """The record of an image and, where there are two latents, the record of its mirror image.
+
+    Args:
+      example: Where the image comes from.
+      maps: Its category and instance map (128, 128) uint8, or None for each.
+      latents: {'latents' or 'moments': what the image and its mirror image are encoded to}.
+      first_caption: Number of its first caption's record.
+    """
+    category, instance = maps
+    ((kind, encoded),) = latents.items()
+    records = []
+    for own, step in zip(encoded, (1, -1), strict=False):
+        record = {
+            kind: own.astype(np.float16),
+            'image_id': example.image_id,
+            'first_caption': first_caption,
+            'num_captions': len(example.captions),
+        }
+        if category is not None:
+            record['category'] = np.ascontiguousarray(category[:, ::step])
+            record['instance'] = np.ascontiguousarray(instance[:, ::step])
+        records.append(record)
+    return records
 
 
 def _ahead(pool: futures.Executor, function: Callable, items: Sequence) -> Iterator:
@@ -98,6 +135,7 @@ def _ahead(pool: futures.Executor, function: Callable, items: Sequence) -> Itera
     pending = []
     for item in items:
         pending.append(pool.submit(function, item))
+        # Two batches ahead keep the encoder busy without holding the whole shard.
         if len(pending) > 2 * batch_size():
             yield pending.pop(0).result()
     for future in pending:

@@ -1,59 +1,82 @@
-"""Which data set `config.data` names. The sources themselves are in `data/`."""
+"""Which data set is prepared. The sources themselves are in `data/`."""
 
+import dataclasses
 from typing import Any
-
-import ml_collections
 
 from panoptic_jax.data import coco, folder, scenes
 
 
-def load_sources(data: ml_collections.ConfigDict) -> tuple[dict[str, Any], dict[int, int]]:
-    """The sources that config.data names.
+@dataclasses.dataclass(frozen=True)
+class SourceSettings:
+    """The fields of `config.data` that name a data set; `config.py` explains them."""
 
-    A source is a sequence of `Example`s with `categories`, `num_captions` and `description`.
+    source: str
+    root: str
+    train_split: str
+    validation_split: str
+    categories: str
+    captions: str
+    train_images: int
+    validation_images: int
+    scene_seed: int
 
-    Returns:
-      {'train': source, 'validation': source} (the latter if there is one), and {our category id:
-      the source's own id}.
+
+def open_sources(settings: SourceSettings) -> dict[str, Any]:
+    """The sources by split: 'train', and 'validation' where the settings name one.
+
+    A source is a sequence of `Example`s with `categories`, `source_ids` ({our category id: the
+    source's own}), `num_captions` and `description`.
 
     Raises:
-      FileNotFoundError, ValueError: from the completeness check, or an unknown `data.source`.
+      FileNotFoundError, ValueError: an incomplete data set, or an unknown `source`.
     """
-    splits = {'train': (data.train_split, data.train_images)}
-    if data.validation_split:
-        splits['validation'] = data.validation_split, data.validation_images
-    if data.source == 'coco':
+    if settings.source == 'scenes':
+        sources = _scenes(settings)
+    elif settings.source in ('coco', 'folder'):
+        limits = {'train': (settings.train_split, settings.train_images)}
+        if settings.validation_split:
+            limits['validation'] = settings.validation_split, settings.validation_images
         sources = {
-            name: coco.CocoPanoptic(data.root, split, limit, data.categories, data.captions)
-            for name, (split, limit) in splits.items()
+            name: _open_split(settings, split, limit) for name, (split, limit) in limits.items()
         }
-        source_ids = sources['train'].source_ids
-    elif data.source == 'folder':
-        sources = {
-            name: folder.CaptionedFolder(data.root, split, limit)
-            for name, (split, limit) in splits.items()
-        }
-        source_ids = {}
-    elif data.source == 'scenes':
-        if data.train_images < 1:
-            raise ValueError(
-                f'data.train_images is {data.train_images}; with data.source scenes it must be at '
-                'least 1: the number of scenes to draw.'
-            )
-        sources = {'train': scenes.Scenes(data.scene_seed, data.train_images, 'train')}
-        if data.validation_images:
-            sources['validation'] = scenes.Scenes(
-                data.scene_seed, data.validation_images, 'validation'
-            )
-        source_ids = {category.id: category.id for category in sources['train'].categories}
     else:
         raise ValueError(
-            f"data.source is {data.source!r}; it must be 'coco', 'folder' or 'scenes'."
+            f"data.source is {settings.source!r}; it must be 'coco', 'folder' or 'scenes'."
         )
+    # One manifest serves both splits, so ids must mean the same in both.
     for name, source in sources.items():
         if source.categories != sources['train'].categories:
             raise ValueError(
                 f'The {name} split has other categories than the train split; both panoptic JSONs '
                 'must have the same category list.'
             )
-    return sources, source_ids
+    return sources
+
+
+def _open_split(settings: SourceSettings, split: str, limit: int) -> Any:
+    """The first `limit` images of a split on disk; 0: all of them."""
+    # Captioned images have no maps and no category list.
+    if settings.source == 'folder':
+        return folder.CaptionedFolder(settings.root, split, limit)
+    return coco.CocoPanoptic(
+        settings.root,
+        split,
+        limit=limit,
+        categories=settings.categories,
+        captions=settings.captions,
+    )
+
+
+def _scenes(settings: SourceSettings) -> dict[str, Any]:
+    """Scenes are drawn, so their number has to be named."""
+    if settings.train_images < 1:
+        raise ValueError(
+            f'data.train_images is {settings.train_images}; with data.source scenes it must be at '
+            'least 1: the number of scenes to draw.'
+        )
+    sources = {'train': scenes.Scenes(settings.scene_seed, settings.train_images, 'train')}
+    if settings.validation_images:
+        sources['validation'] = scenes.Scenes(
+            settings.scene_seed, settings.validation_images, 'validation'
+        )
+    return sources

@@ -1,7 +1,8 @@
-"""Shards: TFDS opens them, equal records give equal bytes, damage is named."""
+"""Shards: TFDS opens them, equal records give equal bytes, and damage is named."""
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,50 +27,70 @@ def image_record(number: int) -> dict:
     }
 
 
+def features() -> tfds.features.FeaturesDict:
+    return shards.image_features((4, 4, 3), has_variance=False, stored_map_side=8)
+
+
+def shard_path(
+    data_dir: Path, index: int, count: int, *, split: str = 'train', dataset: str = 'images'
+) -> Path:
+    return shards.shard_path(
+        data_dir=data_dir, dataset=dataset, split=split, index=index, count=count
+    )
+
+
 def write(data_dir: Path) -> None:
-    features = shards.image_features((4, 4, 3), has_variance=False, map_size=8)
     number = 0
     for split, lengths in LENGTHS.items():
         for index, length in enumerate(lengths):
             records = [image_record(number + i) for i in range(length)]
-            path = shards.shard_path(data_dir, 'images', split, index, len(lengths))
-            shards.write_shard(path, features, records)
+            path = shard_path(data_dir, index, len(lengths), split=split)
+            shards.write_shard(path, features(), records)
             number += length
-    shards.write_metadata(data_dir, 'images', features, LENGTHS, 'Random numbers.')
+    shards.write_metadata(
+        data_dir=data_dir,
+        dataset='images',
+        features=features(),
+        shard_lengths=LENGTHS,
+        description='Random numbers.',
+    )
 
 
-def records(data_dir: Path) -> Records:
-    features = shards.image_features((4, 4, 3), has_variance=False, map_size=8)
-    return Records(data_dir, 'images', 'train', LENGTHS['train'], features)
+def open_records(data_dir: Path, shard_lengths: Sequence[int] = LENGTHS['train']) -> Records:
+    return Records(
+        data_dir=data_dir,
+        dataset='images',
+        split='train',
+        shard_lengths=shard_lengths,
+        features=features(),
+    )
 
 
-def assert_equal(found: dict, expected: dict) -> None:
-    assert found.keys() == expected.keys()
+def assert_equal(record: dict, expected: dict) -> None:
+    assert record.keys() == expected.keys()
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
-        assert np.asarray(found[name]).dtype == np.asarray(value).dtype
+        np.testing.assert_array_equal(record[name], value, err_msg=name)
+        assert np.asarray(record[name]).dtype == np.asarray(value).dtype
 
 
 def test_records_come_back_across_shards(tmp_path):
     write(tmp_path)
-    found = records(tmp_path)
-    assert len(found) == 5
+    records = open_records(tmp_path)
+    assert len(records) == 5
     for number in (4, 0, 2, 3):
-        assert_equal(found[number], image_record(number))
+        assert_equal(records[number], image_record(number))
     with pytest.raises(IndexError):
-        found[5]
+        records[5]
 
 
 def test_rows_are_the_records(tmp_path):
-    """Numbers of one to five bytes move what stands behind them."""
-    features = shards.image_features((4, 4, 3), has_variance=False, map_size=8)
+    """Numbers take one to five bytes and move the values behind them."""
     written = [image_record(i) | {'first_caption': 7**i, 'image_id': 9**i} for i in range(11)]
     for index, part in enumerate((written[:6], written[6:])):
-        path = shards.shard_path(tmp_path, 'images', 'train', index, 2)
-        shards.write_shard(path, features, part)
-    found = Records(tmp_path, 'images', 'train', [6, 5], features)
+        shards.write_shard(shard_path(tmp_path, index, 2), features(), part)
+    records = open_records(tmp_path, [6, 5])
     order = [10, 0, 3, 3, 8, 1, 9]
-    rows = found.rows(order, found.names)
+    rows = records.rows(order, records.names)
     assert set(rows) == set(written[0])
     for row, number in enumerate(order):
         assert_equal(
@@ -78,7 +99,7 @@ def test_rows_are_the_records(tmp_path):
 
 
 def image_arrays(record: dict) -> dict:
-    """With numbers of the types that they are stored as."""
+    """The record with its numbers in the types that shards store."""
     types = {'image_id': np.int64, 'first_caption': np.int32, 'num_captions': np.int32}
     return {name: types.get(name, lambda value: value)(value) for name, value in record.items()}
 
@@ -97,30 +118,38 @@ def test_tfds_opens_the_data_set(tmp_path):
 
 
 def test_captions_hold_text_and_features(tmp_path):
-    features = shards.caption_features(3, 5)
+    caption_features = shards.caption_features(3, 5)
     record = {
         'text': np.random.default_rng(0).normal(size=(3, 5)).astype(np.float16),
         'caption': 'Ein rotes „Haus“.',
         'image_id': 3,
     }
-    path = shards.shard_path(tmp_path, 'captions', 'train', 0, 1)
-    shards.write_shard(path, features, [record])
-    found = Records(tmp_path, 'captions', 'train', [1], features)[0]
-    assert found.pop('caption').decode() == record.pop('caption')
-    assert_equal(found, record)
+    path = shard_path(tmp_path, 0, 1, dataset='captions')
+    shards.write_shard(path, caption_features, [record])
+    records = Records(
+        data_dir=tmp_path,
+        dataset='captions',
+        split='train',
+        shard_lengths=[1],
+        features=caption_features,
+    )
+    read = records[0]
+    assert read.pop('caption').decode() == record.pop('caption')
+    assert_equal(read, record)
 
 
 def test_moments_take_the_place_of_latents():
-    features = shards.image_features((4, 4, 3), has_variance=True, map_size=8)
-    assert features['moments'].shape == (4, 4, 6)
-    assert 'latents' not in features
+    with_variance = shards.image_features((4, 4, 3), has_variance=True, stored_map_side=8)
+    assert with_variance['moments'].shape == (4, 4, 6)
+    assert 'latents' not in with_variance
 
 
 def test_bytes_do_not_depend_on_the_process(tmp_path):
     """TFDS alone orders a record's fields differently in each process."""
     code = f'import test_shards; test_shards.write(test_shards.Path({str(tmp_path / "there")!r}))'
-    root = Path(__file__).parents[2]
-    environment = {'PYTHONPATH': f'{root}:{root / "tests"}', 'PYTHONHASHSEED': '77'}
+    here = Path(__file__).parent
+    root = here.parents[1]
+    environment = {'PYTHONPATH': f'{root}:{here}', 'PYTHONHASHSEED': '77'}
     subprocess.run([sys.executable, '-c', code], check=True, env=environment, cwd=root)
     write(tmp_path / 'here')
     files = sorted((tmp_path / 'here' / 'images').glob('*.array_record*'))
@@ -134,32 +163,45 @@ def test_interrupted_shard_has_no_final_name(tmp_path):
         yield image_record(0)
         raise RuntimeError('stop')
 
-    path = shards.shard_path(tmp_path, 'images', 'train', 0, 1)
-    features = shards.image_features((4, 4, 3), has_variance=False, map_size=8)
+    path = shard_path(tmp_path, 0, 1)
     with pytest.raises(RuntimeError, match='stop'):
-        shards.write_shard(path, features, broken())
+        shards.write_shard(path, features(), broken())
     assert not path.exists()
 
 
-def test_missing_and_damaged_shards_are_named(tmp_path):
+@pytest.fixture
+def last_shard(tmp_path):
+    """The second shard of the training records, whole."""
     write(tmp_path)
-    path = shards.shard_path(tmp_path, 'images', 'train', 1, 2)
-    whole = path.read_bytes()
+    return shard_path(tmp_path, 1, 2)
+
+
+def test_broken_off_shards_are_named(tmp_path, last_shard):
+    whole = last_shard.read_bytes()
     for size in (0, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:size])
+        last_shard.write_bytes(whole[:size])
         with pytest.raises(ValueError, match='00001-of-00002 is damaged'):
-            records(tmp_path)
-    flipped = bytearray(whole)
-    flipped[whole.index(image_record(3)['category'].tobytes()) + 5] ^= 255
-    path.write_bytes(flipped)
-    found = records(tmp_path)
+            open_records(tmp_path)
+
+
+def test_damaged_records_are_named(tmp_path, last_shard):
+    content = bytearray(last_shard.read_bytes())
+    content[content.index(image_record(3)['category'].tobytes()) + 5] ^= 255
+    last_shard.write_bytes(content)
+    records = open_records(tmp_path)
     with pytest.raises(ValueError, match='00001-of-00002 is damaged: record 3 of the split cannot'):
-        found[3]
+        records[3]
     with pytest.raises(ValueError, match='00001-of-00002 is damaged: record 3 of the split cannot'):
-        found.rows([0, 3], ['latents'])
-    path.unlink()
+        records.rows([0, 3], ['latents'])
+
+
+def test_missing_shards_are_named(tmp_path, last_shard):
+    last_shard.unlink()
     with pytest.raises(FileNotFoundError, match='00001-of-00002 is missing; restore it'):
-        records(tmp_path)
-    path.write_bytes(shards.shard_path(tmp_path, 'images', 'train', 0, 2).read_bytes())
+        open_records(tmp_path)
+
+
+def test_shards_of_another_length_are_named(tmp_path, last_shard):
+    last_shard.write_bytes(shard_path(tmp_path, 0, 2).read_bytes())
     with pytest.raises(ValueError, match='it holds 3 records where 2 were written'):
-        records(tmp_path)
+        open_records(tmp_path)
