@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from torch_reference import assert_close, import_torch
 
 from panoptic_jax.diffusion import guidance, schedule
+from panoptic_jax.diffusion.bits import NUM_BITS
 from panoptic_jax.logs import clock
 from panoptic_jax.machine import sharding
 from panoptic_jax.models import build, uvit
@@ -76,16 +77,27 @@ def torch_train_step(model, average, optimizer, inputs):
 def train_pair(reference, params, model, batch_size):
     """{name: function that takes one step and returns its losses}."""
     inputs = draw(batch_size)
-    optimizer = state.make_optimizer(lambda step: RATE, DECAY, BETAS)
+    recipe = train_step.Recipe(
+        seed=0,
+        steps=2,
+        batch_size=batch_size,
+        microbatches=1,
+        learning_rate=RATE,
+        warmup_steps=0,
+        cooldown=0.0,
+        weight_decay=DECAY,
+        betas=BETAS,
+        ema_decay=EMA,
+        text_dropout=0.0,
+    )
+    optimizer = state.make_optimizer(lambda step: RATE, recipe.weight_decay, recipe.betas)
     step = jax.jit(
         functools.partial(
             train_step.train_step,
-            model=model,
+            losses=functools.partial(train_step.example_losses, model, given_map=False),
             draw=lambda batch, key: batch,
             optimizer=optimizer,
-            seed=0,
-            microbatches=1,
-            ema_decay=EMA,
+            recipe=recipe,
         ),
         donate_argnums=0,
     )
@@ -175,18 +187,28 @@ def main():
         'one_stream',
         latent_shape=(32, 32, 4),
         text_tokens=77,
+        map_channels=NUM_BITS,
         forms=for_mesh(sharding.make_mesh()),
         **uvit.SIZES['S'],
     )
-    abstract = build.example_inputs((32, 32, 4), 2, (77, 768))
-    shapes = jax.eval_shape(
-        lambda key: build.first_parameters(model, key, abstract), jax.random.key(0)
+    arrays = build.example_inputs(
+        latent_shape=(32, 32, 4),
+        patch_factor=2,
+        text_shape=(77, 768),
+        map_channels=NUM_BITS,
+        batch_size=chosen.batch,
     )
+    shapes = build.abstract_parameters(model, arrays)
     wanted = {path: leaf.shape for path, leaf in flatten_dict(shapes, sep='/').items()}
     tensors = {name: value.numpy() for name, value in reference.state_dict().items()}
     found = foreign_names.translate(tensors, wanted, uvit.SIZES['S']['depth'])
-    plain = build.build('one_stream', latent_shape=(32, 32, 4), text_tokens=77, **uvit.SIZES['S'])
-    arrays = build.example_inputs((32, 32, 4), 2, (77, 768), chosen.batch)
+    plain = build.build(
+        'one_stream',
+        latent_shape=(32, 32, 4),
+        text_tokens=77,
+        map_channels=NUM_BITS,
+        **uvit.SIZES['S'],
+    )
     flops = build.matmul_flops(plain.apply, {'params': shapes}, *arrays)
     params = jax.device_put(unflatten_dict(found.params, sep='/'))
     # An embedding that their code never calls would only burden their optimiser.

@@ -1,8 +1,8 @@
 """Softmax attention over packed heads: the plain form, one for XLA on TPUs, and cuDNN's.
 
 All forms take the queries, keys and values of all heads as one matrix product leaves them, and give
-back what the next one takes. The TPU's kernel is `attention_kernel.py`'s, the form for CPUs
-`attention_in_parts.py`'s; which platform gets which is said in `forms.py`.
+back what the next product takes. The TPU's kernel is in `models/attention_kernel.py` and the form
+for CPUs in `models/attention_in_parts.py`; `models/forms.py` says which platform gets which.
 """
 
 import functools
@@ -23,7 +23,8 @@ def einsum_attention(qkv: jax.Array, num_heads: int) -> jax.Array:
     Returns:
       (B, T, C), of the type of `qkv`.
     """
-    return packed(mix(*unpacked(qkv, num_heads)))
+    query, key, value = unpacked(qkv, num_heads)
+    return packed(mix(query, key, value))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -32,7 +33,8 @@ def saved_attention(qkv: jax.Array, num_heads: int) -> jax.Array:
 
     The weights are kept for the gradient in the type of `qkv`.
     """
-    return _saved_forward(qkv, num_heads)[0]
+    mixed, _ = _saved_forward(qkv, num_heads)
+    return mixed
 
 
 def _split(array, count, num_heads):
@@ -41,13 +43,20 @@ def _split(array, count, num_heads):
     return [part.reshape(*part.shape[:2], num_heads, -1) for part in parts]
 
 
+def _join(parts):
+    """Arrays (B, T, heads, C / heads) -> (B, T, count * C)."""
+    flat = [part.reshape(*part.shape[:2], -1) for part in parts]
+    return jnp.concatenate(flat, axis=-1)
+
+
 def _saved_forward(qkv, num_heads):
     query, key, value = _split(qkv, 3, num_heads)
     query = query * query.shape[-1] ** -0.5
     scores = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(scores, axis=-1).astype(qkv.dtype)
+    weights = jax.nn.softmax(scores, axis=-1).astype(qkv.dtype)  # (B, heads, T, T)
     mixed = jnp.einsum('bhqk,bkhd->bqhd', weights, value)
-    return mixed.reshape(*mixed.shape[:2], -1), (qkv, weights, mixed)
+    joined = mixed.reshape(*mixed.shape[:2], -1)  # (B, T, C)
+    return joined, (qkv, weights, mixed)
 
 
 def _saved_backward(num_heads, saved, gradient):
@@ -58,13 +67,13 @@ def _saved_backward(num_heads, saved, gradient):
     of_value = jnp.einsum('bhqk,bqhd->bkhd', weights, gradient)
     of_weights = jnp.einsum('bqhd,bkhd->bhqk', gradient, value, preferred_element_type=jnp.float32)
     # The sum of weights * of_weights over the keys, from what is a T-th of their size.
-    total = (gradient.astype(jnp.float32) * mixed.astype(jnp.float32)).sum(-1)
+    total = (gradient.astype(jnp.float32) * mixed.astype(jnp.float32)).sum(-1)  # (B, T, heads)
     of_scores = weights.astype(jnp.float32) * (of_weights - total.swapaxes(1, 2)[..., None])
-    of_scores = of_scores.astype(qkv.dtype)
+    of_scores = of_scores.astype(qkv.dtype)  # (B, heads, T, T)
     of_query = jnp.einsum('bhqk,bkhd->bqhd', of_scores, key) * scale
     of_key = jnp.einsum('bhqk,bqhd->bkhd', of_scores, query * scale)
-    parts = [part.reshape(*part.shape[:2], -1) for part in (of_query, of_key, of_value)]
-    return (jnp.concatenate(parts, axis=-1).astype(qkv.dtype),)
+    of_qkv = _join([of_query, of_key, of_value])
+    return (of_qkv.astype(qkv.dtype),)
 
 
 saved_attention.defvjp(_saved_forward, _saved_backward)
@@ -73,6 +82,7 @@ saved_attention.defvjp(_saved_forward, _saved_backward)
 def cudnn_attention(qkv: jax.Array, num_heads: int) -> jax.Array:
     """The same by cuDNN's fused kernels, in bfloat16 or float16 on an NVIDIA GPU."""
     batch, count, size = qkv.shape
-    query, key, value = jnp.moveaxis(qkv.reshape(batch, count, 3, num_heads, -1), 2, 0)
+    heads = qkv.reshape(batch, count, 3, num_heads, -1)  # (B, T, 3, heads, C / heads)
+    query, key, value = jnp.moveaxis(heads, 2, 0)
     mixed = jax.nn.dot_product_attention(query, key, value, implementation='cudnn')
     return mixed.reshape(batch, count, size // 3)

@@ -1,12 +1,12 @@
 """Softmax attention in plain products, and in parts whose scores a CPU's cache can hold.
 
-Forms for other platforms are `attention.py`'s, and who gets which is said in `forms.py`.
+The forms for other platforms are in `models/attention.py`; `models/forms.py` chooses between them.
 """
 
 import jax
 import jax.numpy as jnp
 
-_SCORES_IN_CACHE = 2**20  # numbers; a part of this size and one of half of it take the same time
+SCORES_IN_CACHE = 2**20  # numbers; a part of this size and one of half of it take the same time
 
 
 def unpacked(qkv: jax.Array, num_heads: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -16,7 +16,8 @@ def unpacked(qkv: jax.Array, num_heads: int) -> tuple[jax.Array, jax.Array, jax.
     took up to twice as long on CPU.
     """
     batch, count, size = qkv.shape
-    heads = qkv.reshape(batch, count, 3, num_heads, size // (3 * num_heads))
+    head_size = size // (3 * num_heads)
+    heads = qkv.reshape(batch, count, 3, num_heads, head_size)
     return tuple(heads.transpose(2, 0, 3, 1, 4))
 
 
@@ -33,26 +34,41 @@ def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
         query * query.shape[-1] ** -0.5,
         key,
         preferred_element_type=jnp.float32,
-    )
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    )  # (..., T, T)
+    largest = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(largest))
     # Dividing the small result instead of the large weights saves a pass over the latter.
     mixed = weights.astype(value.dtype) @ value
-    return (mixed / weights.sum(-1, keepdims=True)).astype(value.dtype)
+    total = weights.sum(-1, keepdims=True)
+    return (mixed / total).astype(value.dtype)
 
 
-def attention_in_parts(qkv: jax.Array, num_heads: int) -> jax.Array:
-    """As `attention.einsum_attention`, a few heads at a time where all of them are too many.
+def attention_in_parts(
+    qkv: jax.Array, num_heads: int, scores_in_cache: int = SCORES_IN_CACHE
+) -> jax.Array:
+    """Softmax attention, a few heads at a time where the scores of all of them are too many.
 
     At size S, 590 tokens and batch 4 the scores are 45 MB; in parts of 3 MB attention takes a
     third of the time on a CPU core, half with gradients.
+
+    Args:
+      qkv: (B, T, 3C): queries, keys and values, each the heads side by side.
+      num_heads: Divides C.
+      scores_in_cache: The most scores of a part, but at least one head's.
+
+    Returns:
+      (B, T, C), of the type of `qkv`.
     """
     query, key, value = unpacked(qkv, num_heads)
     batch, _, count, size = query.shape
-    fitting = max(1, _SCORES_IN_CACHE // count**2)
-    if batch * num_heads <= 2 * fitting:
+    all_heads = batch * num_heads
+    fitting = max(1, scores_in_cache // count**2)
+    if all_heads <= 2 * fitting:
         return packed(mix(query, key, value))
-    part = max(n for n in range(1, fitting + 1) if batch * num_heads % n == 0)
+    # Parts of equal size, since a loop's rounds have one shape.
+    part = max(n for n in range(1, fitting + 1) if all_heads % n == 0)
     parts = tuple(array.reshape(-1, part, count, size) for array in (query, key, value))
     # Scores are computed again for the gradient: writing them out and back takes longer.
-    mixed = jax.lax.map(lambda arrays: jax.checkpoint(mix)(*arrays), parts)
+    mix_again = jax.checkpoint(mix)
+    mixed = jax.lax.map(lambda arrays: mix_again(*arrays), parts)  # (parts, part, T, C / heads)
     return packed(mixed.reshape(query.shape))

@@ -1,19 +1,29 @@
-"""From a model's name and sizes to a linen module, its first parameters and its arithmetic cost."""
+"""From a model's name and sizes to a linen module, its first parameters and its arithmetic cost.
 
+The settings come from `programs/description.py`; the networks are in `models/uvit.py`,
+`models/one_stream.py` and `models/two_stream.py`.
+"""
+
+import math
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from panoptic_jax.models import two_stream
 from panoptic_jax.models.forms import PLAIN, Forms
 from panoptic_jax.models.one_stream import OneStream
 from panoptic_jax.models.uvit import UViT
 
-NAMES = ('uvit', 'one_stream', 'two_stream')
+_WITH_MAP = {'one_stream': OneStream, 'two_stream': two_stream.TwoStream}
+NAMES = ('uvit', *_WITH_MAP)
+
+
+def has_map(name: str) -> bool:
+    """Whether a model of this name reads a map; the plain U-ViT does not."""
+    return name in _WITH_MAP
 
 
 def build(
@@ -21,6 +31,7 @@ def build(
     *,
     latent_shape: tuple[int, int, int],
     text_tokens: int,
+    map_channels: int,
     hidden_size: int,
     depth: int,
     num_heads: int,
@@ -33,106 +44,143 @@ def build(
     dtype: Any = jnp.float32,
     forms: Forms = PLAIN,
 ) -> nn.Module:
-    """A network `apply({'params': params}, x_t, m_t, text, t) -> Prediction(noise, map_bits)`.
+    """A network `apply({'params': params}, x_t, m_t, text, t) -> Prediction(image, map)`.
 
     Args:
       name: 'uvit', 'one_stream' or 'two_stream'.
       latent_shape: (h, w, c) of the image latents.
       text_tokens: L, tokens per caption.
+      map_channels: Channels of a map.
       hidden_size: Channels per token; see `uvit.SIZES` for the published sizes.
       depth: Even number of blocks besides the middle one.
-      num_heads: Must divide `hidden_size`.
+      num_heads: Attention heads; their number must divide `hidden_size`.
       patch_size: Latent pixels per image token, along each side.
       patch_factor: Map pixels per latent pixel, along each side.
       given_map: The map is a condition, not an output.
       zero_map_input: The network sees zeros for the map.
       map_prediction: 'data', the clean map within (-1, 1), or its 'noise', unbounded.
-      zero_conv_bias: Of the two-stream model, for the authors' weights.
-      dtype: Of the computation; parameters are float32.
-      forms: See `forms.for_mesh`.
+      zero_conv_bias: Zero-convs of a two-stream model have a bias, as the authors' weights do.
+      dtype: Type of the computation; parameters are float32.
+      forms: Forms of the heaviest parts, see `forms.for_mesh`.
 
     Returns:
       A module whose parameters are {'image': ..., 'map': ...}, for 'uvit' {'image': ...}.
     """
-    image_stream = {
+    blocks = {'hidden_size': hidden_size, 'num_heads': num_heads, 'dtype': dtype, 'forms': forms}
+    image_stream = blocks | {
         'latent_shape': tuple(latent_shape),
         'patch_size': patch_size,
         'text_tokens': text_tokens,
-        'hidden_size': hidden_size,
         'depth': depth,
-        'num_heads': num_heads,
-        'dtype': dtype,
-        'forms': forms,
     }
-    if name == 'uvit':
-        return UViT(image_stream)
-    map_stream = {
-        'num_tokens': latent_shape[0] * latent_shape[1] // patch_size**2,
+    # There are as many map tokens as image tokens: larger maps have larger patches (section 3.1).
+    map_stream = blocks | {
+        'channels': map_channels,
+        'num_tokens': math.prod(latent_shape[:2]) // patch_size**2,
         'patch': patch_size * patch_factor,
-        'hidden_size': hidden_size,
-        'num_heads': num_heads,
         'predicts': not given_map,
-        'bounded': map_prediction == 'data',
+        'bounded': map_prediction == 'data',  # noise has no bounds
         'zero_conv_bias': zero_conv_bias,
         'num_blocks': depth + 1 if name == 'two_stream' else 0,
-        'dtype': dtype,
-        'forms': forms,
     }
-    modules = {'one_stream': OneStream, 'two_stream': two_stream.TwoStream}
-    return modules[name](image_stream, map_stream, given_map, zero_map_input)
+    if not has_map(name):
+        return UViT(image_stream)
+    return _WITH_MAP[name](image_stream, map_stream, given_map, zero_map_input)
 
 
 def example_inputs(
+    *,
     latent_shape: tuple[int, int, int],
     patch_factor: int,
     text_shape: tuple[int, int],
+    map_channels: int,
     batch_size: int = 1,
 ) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Abstract (x_t, m_t, text, t), float32 but for the integer t."""
-    height, width, channels = latent_shape
-    shapes = (height, width, channels), (height * patch_factor, width * patch_factor, 8), text_shape
-    arrays = [jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32) for shape in shapes]
-    return *arrays, jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    """Abstract inputs of a network.
+
+    Args:
+      latent_shape: (h, w, c) of the image latents.
+      patch_factor: k, map pixels per latent pixel, along each side.
+      text_shape: (L, D): tokens per caption, features per token.
+      map_channels: Channels of a map.
+      batch_size: B.
+
+    Returns:
+      x_t (B, h, w, c), m_t (B, kh, kw, map_channels) and text (B, L, D) float32, t (B,) int32.
+    """
+    height, width, _ = latent_shape
+    map_shape = height * patch_factor, width * patch_factor, map_channels
+    arrays = [
+        jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
+        for shape in (latent_shape, map_shape, text_shape)
+    ]
+    t = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    return *arrays, t
 
 
 def first_parameters(model: nn.Module, key: jax.Array, inputs: tuple) -> dict:
-    """Fresh float32 parameters; a two-stream model's map blocks start as the image blocks."""
+    """Fresh float32 parameters; a two-stream model's map blocks start as the image blocks.
+
+    Args:
+      model: The network.
+      key: Decides all random numbers.
+      inputs: From `example_inputs`.
+    """
+    # Values do not matter here: linen needs inputs for the shapes of its parameters.
     zeros = [jnp.zeros(array.shape, array.dtype) for array in inputs]
     params = model.init(key, *zeros)['params']
-    return (
-        two_stream.copy_image_blocks(params) if isinstance(model, two_stream.TwoStream) else params
-    )
+    # Section 3.5.2 is silent about the map blocks; the copies are our choice.
+    if isinstance(model, two_stream.TwoStream):
+        return two_stream.copy_image_blocks(params)
+    return params
+
+
+def abstract_parameters(model: nn.Module, inputs: tuple) -> dict:
+    """Shapes and types of the parameters that `first_parameters` would give."""
+    # The key is abstract too: a real one would open the devices, and plans must not.
+    key = jax.eval_shape(jax.random.key, 0)
+    return jax.eval_shape(lambda key: first_parameters(model, key, inputs), key)
 
 
 def frozen_rule(name: str) -> Callable[[str], bool]:
-    """Which parameters, by path, a model of this name never trains."""
-    return two_stream.is_frozen if name == 'two_stream' else lambda path: False
+    """The rule that says of a parameter's path whether a model of this name never trains it."""
+    if name == 'two_stream':
+        return two_stream.is_frozen
+    return lambda path: False
 
 
 def matmul_flops(function: Callable, *arguments: Any) -> int:
     """Floating-point operations of all matrix products and convolutions of `function`.
 
-    Counted in the traced program, before any compiler sees it, a loop's body as often as it runs;
-    what a transformation recomputes (remat) counts again.
+    They are counted in the traced program, before any compiler sees it. The body of a loop counts
+    as often as it runs, and what a transformation recomputes (remat) counts again.
     """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return _program_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def _count(jaxpr) -> int:
+def _program_flops(jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
-        output = equation.outvars[0].aval if equation.outvars else None
-        if equation.primitive.name == 'dot_general':
-            (contracted, _), _ = equation.params['dimension_numbers']
-            left = equation.invars[0].aval.shape
-            total += 2 * int(np.prod(output.shape)) * int(np.prod([left[i] for i in contracted]))
-        elif equation.primitive.name == 'conv_general_dilated':
-            kernel, numbers = equation.invars[1].aval, equation.params['dimension_numbers']
-            per_output = kernel.size // kernel.shape[numbers.rhs_spec[0]]
-            total += 2 * int(np.prod(output.shape)) * per_output
+        total += _operation_flops(equation)
         repeats = equation.params.get('length', 1) if equation.primitive.name == 'scan' else 1
+        # Loops, calls and derivative rules carry programs of their own among their parameters.
         for value in equation.params.values():
             inner = getattr(value, 'jaxpr', value)
             if hasattr(inner, 'eqns'):
-                total += repeats * _count(inner)
+                total += repeats * _program_flops(inner)
     return total
+
+
+def _operation_flops(equation) -> int:
+    """Two operations, a product and a sum, for every number that an output number is made of."""
+    if equation.primitive.name == 'dot_general':
+        (contracted, _), _ = equation.params['dimension_numbers']
+        left = equation.invars[0].aval.shape
+        per_output = math.prod(left[axis] for axis in contracted)  # axes that are summed over
+    elif equation.primitive.name == 'conv_general_dilated':
+        kernel = equation.invars[1].aval
+        output_axis = equation.params['dimension_numbers'].rhs_spec[0]
+        per_output = kernel.size // kernel.shape[output_axis]  # inputs under one filter
+    else:
+        return 0
+    return 2 * math.prod(equation.outvars[0].aval.shape) * per_output

@@ -10,19 +10,23 @@ from typing import NamedTuple
 
 import jax
 
+from panoptic_jax.diffusion.bits import NUM_BITS
 from panoptic_jax.models import build, uvit
 
 EVALUATIONS = 50  # of the network for a sample, each twice for guidance
-_LATENT, _TEXT = (32, 32, 4), (77, 768)
+# Stable Diffusion's latents of 256 px images, and CLIP's features of a caption.
+_LATENT_SHAPE = 32, 32, 4
+_TEXT_SHAPE = 77, 768
+_MIB = 2**20
 
 
 class Costs(NamedTuple):
-    """Of one network.
+    """What one network costs.
 
     Attributes:
-      parameters: All, trained or not.
+      parameters: Number of all parameters, trained or not.
       evaluation_flops: Matrix products and convolutions of one evaluation of one example.
-      weight_bytes: Of float32 parameters.
+      weight_bytes: Memory of the float32 parameters.
       activation_bytes: The compiler's scratch memory for one evaluation of one example, float32, on
         the platform at hand.
     """
@@ -34,58 +38,78 @@ class Costs(NamedTuple):
 
 
 def costs_of(name: str, patch_factor: int, **sizes: int) -> Costs:
-    """Costs of a model by the name and sizes of `build.build`."""
+    """The costs of a model by the name and sizes of `build.build`, for maps of bits."""
     model = build.build(
-        name, latent_shape=_LATENT, text_tokens=_TEXT[0], patch_factor=patch_factor, **sizes
+        name,
+        latent_shape=_LATENT_SHAPE,
+        text_tokens=_TEXT_SHAPE[0],
+        map_channels=NUM_BITS,
+        patch_factor=patch_factor,
+        **sizes,
     )
-    inputs = build.example_inputs(_LATENT, patch_factor, _TEXT)
-    params = jax.eval_shape(
-        lambda key: build.first_parameters(model, key, inputs), jax.random.key(0)
+    inputs = build.example_inputs(
+        latent_shape=_LATENT_SHAPE,
+        patch_factor=patch_factor,
+        text_shape=_TEXT_SHAPE,
+        map_channels=NUM_BITS,
     )
+    params = build.abstract_parameters(model, inputs)
     evaluate = jax.jit(lambda params, *arrays: model.apply({'params': params}, *arrays))
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
     memory = evaluate.lower(params, *inputs).compile().memory_analysis()
-    flops = build.matmul_flops(evaluate, params, *inputs)
-    return Costs(count, flops, 4 * count, memory.temp_size_in_bytes)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return Costs(
+        parameters=count,
+        evaluation_flops=build.matmul_flops(evaluate, params, *inputs),
+        weight_bytes=4 * count,  # float32
+        activation_bytes=memory.temp_size_in_bytes,
+    )
 
 
 def in_sequence(image: Costs, image_to_map: Costs) -> Costs:
     """Two models of which one runs after the other: both sets of weights, the larger scratch."""
     return Costs(
-        image.parameters + image_to_map.parameters,
-        image.evaluation_flops + image_to_map.evaluation_flops,
-        image.weight_bytes + image_to_map.weight_bytes,
-        max(image.activation_bytes, image_to_map.activation_bytes),
+        parameters=image.parameters + image_to_map.parameters,
+        evaluation_flops=image.evaluation_flops + image_to_map.evaluation_flops,
+        weight_bytes=image.weight_bytes + image_to_map.weight_bytes,
+        activation_bytes=max(image.activation_bytes, image_to_map.activation_bytes),
     )
 
 
-def table(size: str = 'S', patch_factor: int = 2) -> str:
-    """Markdown; a sample is `EVALUATIONS` evaluations of each network with guidance."""
-    sizes = uvit.SIZES[size]
-    uvit_costs, one_stream, two_stream = (
-        costs_of(name, patch_factor, **sizes) for name in build.NAMES
-    )
-    rows = {
-        'U-ViT (no map)': uvit_costs,
-        'one-stream': one_stream,
-        'two-stream': two_stream,
-        # The second of the two has the tokens and blocks of a one-stream model.
-        'two models in sequence': in_sequence(uvit_costs, one_stream),
-    }
-    lines = [
+def cost_table(size: str = 'S', patch_factor: int = 2) -> str:
+    """A Markdown table; a sample is `EVALUATIONS` evaluations of each network with guidance.
+
+    Args:
+      size: A name of `uvit.SIZES`.
+      patch_factor: Map pixels per latent pixel, along each side.
+    """
+    costs = {name: costs_of(name, patch_factor, **uvit.SIZES[size]) for name in build.NAMES}
+    # The second of two models in sequence has the tokens and blocks of a one-stream model.
+    sequence = in_sequence(costs['uvit'], costs['one_stream'])
+    rows = [
         f'| size {size}, patch factor {patch_factor} | parameters | GFLOP an evaluation | '
         'TFLOP a sample | weights, MiB | activations, MiB |',
         '|---|---|---|---|---|---|',
+        _row('U-ViT (no map)', costs['uvit']),
+        _row('one-stream', costs['one_stream']),
+        _row('two-stream', costs['two_stream']),
+        _row('two models in sequence', sequence),
     ]
-    for name, costs in rows.items():
-        sample = 2 * EVALUATIONS * costs.evaluation_flops
-        lines.append(
-            f'| {name} | {costs.parameters / 1e6:.1f} M | {costs.evaluation_flops / 1e9:.1f} | '
-            f'{sample / 1e12:.2f} | {costs.weight_bytes / 2**20:.0f} | '
-            f'{costs.activation_bytes / 2**20:.0f} |'
-        )
-    return '\n'.join(lines)
+    return '\n'.join(rows)
+
+
+def _row(name: str, costs: Costs) -> str:
+    # Guidance asks the network twice, with the caption and without.
+    sample_flops = 2 * EVALUATIONS * costs.evaluation_flops
+    cells = (
+        name,
+        f'{costs.parameters / 1e6:.1f} M',
+        f'{costs.evaluation_flops / 1e9:.1f}',
+        f'{sample_flops / 1e12:.2f}',
+        f'{costs.weight_bytes / _MIB:.0f}',
+        f'{costs.activation_bytes / _MIB:.0f}',
+    )
+    return f'| {" | ".join(cells)} |'
 
 
 if __name__ == '__main__':
-    print(table())
+    print(cost_table())

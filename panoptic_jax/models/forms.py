@@ -1,4 +1,8 @@
-"""Which form of the networks' heaviest parts a platform gets; all forms have the same values."""
+"""What each platform gets: forms of the networks' heaviest parts, and the computation's type.
+
+All forms of a part have the same values, up to rounding. The forms of attention themselves are in
+`models/attention.py`, `models/attention_in_parts.py` and `models/attention_kernel.py`.
+"""
 
 import functools
 from collections.abc import Callable
@@ -12,6 +16,8 @@ from panoptic_jax.models.attention import cudnn_attention, einsum_attention, sav
 from panoptic_jax.models.attention_in_parts import attention_in_parts
 from panoptic_jax.models.attention_kernel import kernel_attention, kernel_takes
 
+Attention = Callable[[jax.Array, int], jax.Array]
+
 
 class Forms(NamedTuple):
     """What blocks are made of.
@@ -21,70 +27,113 @@ class Forms(NamedTuple):
       product: (array (..., m), kernel (m, n)) -> (..., n).
     """
 
-    attention: Callable[[jax.Array, int], jax.Array]
+    attention: Attention
     product: Callable[[jax.Array, jax.Array], jax.Array]
 
 
-PLAIN = Forms(einsum_attention, jnp.matmul)
+PLAIN = Forms(attention=einsum_attention, product=jnp.matmul)
 
 
-def for_mesh(mesh: Mesh, fused: bool = True) -> Forms:
-    """The fastest forms on these devices that take the arrays at hand; plain ones fit always.
+def for_mesh(mesh: Mesh, fused: bool = True, platform: str | None = None) -> Forms:
+    """The fastest forms on these devices.
 
     Args:
       mesh: With axes 'data' and 'fsdp', over which batches are split.
       fused: False: no kernels, only what the compiler makes of plain code.
+      platform: The platform whose forms are taken; None for that of the devices. On other devices
+        a TPU's kernel is interpreted.
     """
-    platform = _platform(mesh)
-    rows = PartitionSpec(('data', 'fsdp'))
-    plain = saved_attention if platform == 'tpu' else einsum_attention
+    # Decided once; the form of attention depends on the arrays too, and waits for them.
+    devices_platform = _platform(mesh)
+    platform = platform or devices_platform
+    interpret = platform != devices_platform
 
     def attention(qkv, num_heads):
-        batch, count, size = qkv.shape
-        if platform == 'gpu' and qkv.dtype != jnp.float32:
-            return cudnn_attention(qkv, num_heads)
-        takes = kernel_takes(count, size // 3, num_heads)
-        if platform == 'tpu' and takes and batch % mesh.size == 0:
-            # The compiler cannot split a kernel of ours over devices by itself.
-            kernel = functools.partial(kernel_attention, num_heads=num_heads)
-            return jax.shard_map(kernel, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)(
-                qkv
-            )
-        if platform == 'cpu' and mesh.size == 1:
-            return attention_in_parts(qkv, num_heads)
-        return plain(qkv, num_heads)
+        form = attention_form(qkv, num_heads, platform=platform, num_devices=mesh.size)
+        if form is kernel_attention:
+            return _kernel_over_devices(qkv, num_heads, mesh=mesh, interpret=interpret)
+        return form(qkv, num_heads)
 
     product = product_of_rows if platform == 'cpu' else jnp.matmul
-    return Forms(attention if fused else plain, product)
+    return Forms(attention=attention if fused else _plain_form(platform), product=product)
 
 
-def compute_dtype(name: str) -> Any:
-    """'auto' is bfloat16 where the platform multiplies it fast, float32 on CPU."""
+def attention_form(qkv: jax.Array, num_heads: int, *, platform: str, num_devices: int) -> Attention:
+    """The platform's fastest attention that takes these arrays; a plain one takes any.
+
+    Args:
+      qkv: (B, T, 3C), of which only shape and type count.
+      num_heads: Divides C.
+      platform: 'cpu', 'gpu' or 'tpu'.
+      num_devices: Devices over which B is split.
+    """
+    batch, tokens, size = qkv.shape
+    # cuDNN has no kernels for float32.
+    if platform == 'gpu' and qkv.dtype != jnp.float32:
+        return cudnn_attention
+    shared_evenly = batch % num_devices == 0
+    if platform == 'tpu' and shared_evenly and kernel_takes(tokens, size // 3, num_heads):
+        return kernel_attention
+    # Parts are a loop over examples and heads, which the compiler would not split over devices.
+    if platform == 'cpu' and num_devices == 1:
+        return attention_in_parts
+    return _plain_form(platform)
+
+
+def compute_dtype(name: str, mesh: Mesh) -> Any:
+    """The type of a network's computation.
+
+    Args:
+      name: 'float32', 'bfloat16', or 'auto': bfloat16 where the mesh's devices multiply it fast,
+        float32 on CPU.
+      mesh: The devices that compute.
+    """
     if name == 'auto':
-        name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+        name = 'float32' if _platform(mesh) == 'cpu' else 'bfloat16'
     return jnp.dtype(name)
 
 
-def attention_error(mesh: Mesh, tokens: int, size: int, num_heads: int, dtype: jnp.dtype) -> float:
-    """How far this mesh's attention is from the plain one, on random numbers and these devices.
+def attention_error(
+    attention: Attention,
+    *,
+    batch_size: int,
+    tokens: int,
+    size: int,
+    num_heads: int,
+    dtype: jnp.dtype,
+) -> float:
+    """How far an attention is from the plain one, on random numbers and the devices at hand.
 
-    The largest difference of values and gradients, in standard deviations of the plain ones: some
-    hundredths in bfloat16, 1e-5 in float32; more means a kernel that does not do its work here.
+    Args:
+      attention: The form in question, such as `for_mesh(mesh).attention`.
+      batch_size: B of the random (B, T, 3C).
+      tokens: T.
+      size: C.
+      num_heads: Divides C.
+      dtype: Type of the computation.
+
+    Returns:
+      The largest difference of values and gradients, in standard deviations of the plain ones:
+      some hundredths in bfloat16, 1e-5 in float32. More means a kernel that does not do its work
+      here.
     """
-    keys = jax.random.split(jax.random.key(0))
-    qkv, gradient = (
-        jax.random.normal(key, (mesh.size, tokens, width), dtype)
-        for key, width in zip(keys, (3 * size, size), strict=True)
-    )
+    qkv_key, gradient_key = jax.random.split(jax.random.key(0))
+    qkv = jax.random.normal(qkv_key, (batch_size, tokens, 3 * size), dtype)  # (B, T, 3C)
+    gradient = jax.random.normal(gradient_key, (batch_size, tokens, size), dtype)
 
-    def both(attention):
-        value, pull_back = jax.vjp(lambda x: attention(x, num_heads), qkv)
-        return [array.astype(jnp.float32) for array in (value, *pull_back(gradient))]
+    def value_and_gradient(form):
+        value, pull_back = jax.vjp(lambda x: form(x, num_heads), qkv)
+        (of_qkv,) = pull_back(gradient)
+        return value.astype(jnp.float32), of_qkv.astype(jnp.float32)
+
+    # In units of the plain form, so that one bound serves all sizes.
+    def deviations(array, plain):
+        return jnp.abs(array - plain).max() / plain.std()
 
     @jax.jit
     def worst():
-        pairs = zip(both(for_mesh(mesh).attention), both(einsum_attention), strict=True)
-        return jnp.stack([jnp.abs(a - b).max() / b.std() for a, b in pairs]).max()
+        ours, plain = value_and_gradient(attention), value_and_gradient(einsum_attention)
+        return jnp.stack(jax.tree.map(deviations, ours, plain)).max()
 
     return float(worst())
 
@@ -94,8 +143,21 @@ def product_of_rows(array: jax.Array, kernel: jax.Array) -> jax.Array:
 
     On CPU that saves a third of a train step of size S; on TPU v5e it costs a sixteenth.
     """
-    product = array.reshape(-1, array.shape[-1]) @ kernel
+    rows = array.reshape(-1, array.shape[-1])  # (rows, m)
+    product = rows @ kernel
     return product.reshape(*array.shape[:-1], kernel.shape[-1])
+
+
+def _kernel_over_devices(qkv, num_heads, *, mesh, interpret):
+    # The compiler cannot split a kernel of ours over devices by itself.
+    kernel = functools.partial(kernel_attention, num_heads=num_heads, interpret=interpret)
+    rows = PartitionSpec(('data', 'fsdp'))
+    over_devices = jax.shard_map(kernel, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+    return over_devices(qkv)
+
+
+def _plain_form(platform):
+    return saved_attention if platform == 'tpu' else einsum_attention
 
 
 def _platform(mesh):

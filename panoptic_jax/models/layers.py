@@ -1,6 +1,6 @@
 """The dense layer of all networks: flax's, but for a bias gradient and a concatenation saved.
 
-Blocks and networks are made of it elsewhere.
+Blocks and networks are made of it in `models/uvit.py` and `models/one_stream.py`.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ class Dense(nn.Module):
     """y = concatenate(inputs) @ kernel + bias, with `nn.Dense`'s parameters.
 
     Attributes:
-      features: Of the output.
-      use_bias: As in `nn.Dense`.
-      dtype: Of the computation; parameters are float32.
-      product: See `forms.Forms`.
+      features: Channels of the output.
+      use_bias: Whether a bias is added.
+      dtype: Type of the computation; parameters are float32.
+      product: The form of the product, see `forms.Forms`.
     """
 
     features: int
@@ -30,14 +30,15 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
-        """(..., m), (..., n) -> (..., features), as of their concatenation (..., m + n)."""
+        """(..., m), (..., n) -> (..., features), the layer of their concatenation (..., m + n)."""
         sizes = [array.shape[-1] for array in inputs]
-        kernel = self.param('kernel', self.kernel_init, (sum(sizes), self.features), jnp.float32)
+        kernel_shape = (sum(sizes), self.features)
+        kernel = self.param('kernel', self.kernel_init, kernel_shape, jnp.float32)
         # A product per input and their sum: the concatenation would be written and read again.
         product, start = 0, 0
         for array, size in zip(inputs, sizes, strict=True):
             part = kernel[start : start + size].astype(self.dtype)
-            product += self.product(array.astype(self.dtype), part)
+            product += self.product(array.astype(self.dtype), part)  # (..., features)
             start += size
         if not self.use_bias:
             return product
@@ -59,10 +60,12 @@ def _forward(array, bias):
 
 
 def _backward(_, gradient):
-    rows = gradient.reshape(-1, gradient.shape[-1])
+    rows = gradient.reshape(-1, gradient.shape[-1])  # (rows, n)
     # Eight equal rows fill a register; the barrier keeps the compiler from seeing a plain sum.
-    ones = jax.lax.optimization_barrier(jnp.ones((8, rows.shape[0]), rows.dtype))
-    return gradient, jnp.matmul(ones, rows, preferred_element_type=jnp.float32)[0]
+    ones = jnp.ones((8, rows.shape[0]), rows.dtype)
+    ones = jax.lax.optimization_barrier(ones)
+    sums = jnp.matmul(ones, rows, preferred_element_type=jnp.float32)  # (8, n)
+    return gradient, sums[0]
 
 
 add_bias.defvjp(_forward, _backward)

@@ -1,7 +1,7 @@
 """Two-stream PDM (section 3.5.2): a frozen pretrained image stream and a trainable map stream.
 
-The map stream reads both streams' tokens at each level and speaks back through zero-convs, so that
-at initialisation the image output is exactly the pretrained U-ViT's.
+The map stream reads both streams' tokens at each level and answers through zero-convs, so that at
+initialisation the image output is exactly the pretrained U-ViT's.
 """
 
 from typing import Any
@@ -15,9 +15,15 @@ from panoptic_jax.models.uvit import ImageStream, Prediction
 
 
 class TwoStream(nn.Module):
-    """Two-stream PDM: 92,473,708 parameters at size S and patch factor 2. Fields as `OneStream`.
+    """Two-stream PDM: 92,473,708 parameters at size S and patch factor 2.
 
-    With biases in the zero-convs, as in the authors' code, 92,480,364.
+    With biases in the zero-convs, as in the authors' code, it has 92,480,364.
+
+    Attributes:
+      image_stream: Fields of `ImageStream`.
+      map_stream: Fields of `MapStream`.
+      given_map: Map tokens are added to the image tokens before the image head.
+      zero_map_input: The network sees zeros for the map (ablation B.2).
     """
 
     image_stream: dict[str, Any]
@@ -30,32 +36,34 @@ class TwoStream(nn.Module):
         self.map = MapStream(**self.map_stream)
 
     def __call__(self, x_t: jax.Array, m_t: jax.Array, text: jax.Array, t: jax.Array) -> Prediction:
-        """As `OneStream`."""
+        """Predicts the image's noise, and the clean map or its noise; arguments of `OneStream`."""
         if self.zero_map_input:
             m_t = jnp.zeros_like(m_t)
         image, map_ = self.image, self.map
-        x = image.embed(x_t, text, t)  # image stream: time, text, image tokens
-        m = map_.embed(m_t)
+        x = image.embed(x_t, text, t)  # (B, 1 + L + N, hidden_size): time, text, image
+        m = map_.embed(m_t)  # (B, N, hidden_size)
         middle = image.depth // 2
         skips = []
         for level in range(image.depth + 1):
             skip_x, skip_z = skips.pop() if level > middle else (None, None)
-            z = map_.blocks[level](jnp.concatenate([x, m], axis=1), skip_z)
+            both = jnp.concatenate([x, m], axis=1)
+            z = map_.blocks[level](both, skip_z)  # (B, 1 + L + 2N, hidden_size)
             auxiliary, m = z[:, : x.shape[1]], z[:, x.shape[1] :]
             x = image.blocks[level](x, skip_x) + map_.zero_convs[level](auxiliary)
+            # The image's skip is taken after the map stream's answer, as in the authors' code.
             if level < middle:
                 skips.append((x, z))
         image_tokens = image.norm(x)[:, 1 + text.shape[1] :]
         if self.given_map:
             image_tokens = image_tokens + m
-        return Prediction(image.to_image(image_tokens), map_.to_bits(m))
+        return Prediction(image=image.to_image(image_tokens), map=map_.to_map(m))
 
 
 def is_frozen(path: str) -> bool:
     """Whether training leaves this parameter alone: embeddings and blocks of the image stream.
 
     Args:
-      path: Its place in the tree, such as 'image/blocks_3/qkv/kernel'.
+      path: The parameter's place in the tree, such as 'image/blocks_3/qkv/kernel'.
     """
     return path.startswith(('image/patch_embed/', 'image/text_embed/', 'image/blocks_'))
 
@@ -63,4 +71,6 @@ def is_frozen(path: str) -> bool:
 def copy_image_blocks(params: dict) -> dict:
     """Starts the map stream's blocks as copies of the image stream's (the paper is silent)."""
     blocks = {name: value for name, value in params['image'].items() if name.startswith('blocks_')}
-    return params | {'map': params['map'] | jax.tree.map(lambda a: a.copy(), blocks)}
+    # Copies, since a train step donates its buffers and the same one cannot be donated twice.
+    copies = jax.tree.map(lambda array: array.copy(), blocks)
+    return params | {'map': params['map'] | copies}

@@ -4,6 +4,7 @@ Networks know nothing of noise schedules, guidance or bits: they map arrays to a
 (B, tokens, hidden_size) throughout; images and maps are channels-last.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -28,10 +29,15 @@ normal_init = nn.initializers.normal(0.02)
 
 
 class Prediction(NamedTuple):
-    """What a network returns: noise (B, h, w, c), and map bits or their noise (B, kh, kw, 8)."""
+    """What a network says of each stream.
 
-    noise: jax.Array
-    map_bits: jax.Array | None
+    Attributes:
+      image: (B, h, w, c), the noise of the image.
+      map: (B, kh, kw, map_channels), the clean map or its noise; None where none is predicted.
+    """
+
+    image: jax.Array
+    map: jax.Array | None
 
 
 def torch_conv_init(fan_in: int) -> nn.initializers.Initializer:
@@ -48,7 +54,8 @@ def patchify(image: jax.Array, patch: int) -> jax.Array:
     """(B, h, w, c) -> (B, h/p * w/p, p*p*c), rows first, a patch's values in order (p1 p2 c)."""
     batch, height, width, channels = image.shape
     grid = image.reshape(batch, height // patch, patch, width // patch, patch, channels)
-    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
+    grid = grid.transpose(0, 1, 3, 2, 4, 5)  # (B, h/p, w/p, p, p, c)
+    return grid.reshape(batch, -1, patch * patch * channels)
 
 
 def unpatchify(tokens: jax.Array, patch: int, channels: int) -> jax.Array:
@@ -56,13 +63,15 @@ def unpatchify(tokens: jax.Array, patch: int, channels: int) -> jax.Array:
     batch, count, _ = tokens.shape
     side = math.isqrt(count)
     grid = tokens.reshape(batch, side, side, patch, patch, channels)
-    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side * patch, side * patch, channels)
+    grid = grid.transpose(0, 1, 3, 2, 4, 5)  # (B, h/p, p, w/p, p, c)
+    return grid.reshape(batch, side * patch, side * patch, channels)
 
 
 def time_embedding(t: jax.Array, size: int) -> jax.Array:
     """Sinusoid [cos, sin] of t (B,) in 0..1000, base 10000. Returns (B, size) float32."""
-    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(size // 2) / (size // 2))
-    angles = t.astype(jnp.float32)[:, None] * frequencies
+    half = size // 2
+    frequencies = jnp.exp(-math.log(10000.0) * jnp.arange(half) / half)
+    angles = t.astype(jnp.float32)[:, None] * frequencies  # (B, size / 2)
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
@@ -72,7 +81,13 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; in the out half it first merges a skip connection."""
+    """Pre-norm transformer block; in the out half it first merges a skip connection.
+
+    Attributes:
+      num_heads: Attention heads.
+      dtype: Type of the computation; parameters are float32.
+      forms: Forms of the heaviest parts, see `forms.for_mesh`.
+    """
 
     num_heads: int
     dtype: Any = jnp.float32
@@ -80,37 +95,35 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array, skip: jax.Array | None = None) -> jax.Array:
+        """(B, T, C) -> (B, T, C); `skip` is an earlier block's (B, T, C)."""
         size = tokens.shape[-1]
-
-        def dense(features, name, **options):
-            return Dense(
-                features,
-                name=name,
-                dtype=self.dtype,
-                product=self.forms.product,
-                kernel_init=normal_init,
-                **options,
-            )
-
-        def norm(name):
-            return nn.LayerNorm(LAYER_NORM_EPSILON, name=name, dtype=self.dtype)
-
+        norm = functools.partial(nn.LayerNorm, LAYER_NORM_EPSILON, dtype=self.dtype)
+        dense = functools.partial(
+            Dense, dtype=self.dtype, product=self.forms.product, kernel_init=normal_init
+        )
         if skip is not None:
-            tokens = dense(size, 'skip')(tokens, skip)
-        qkv = dense(3 * size, 'qkv', use_bias=False)(norm('norm1')(tokens))
-        tokens = tokens + dense(size, 'proj')(self.forms.attention(qkv, self.num_heads))
-        hidden = gelu(dense(4 * size, 'fc1')(norm('norm2')(tokens)))
-        return tokens + dense(size, 'fc2')(hidden)
+            tokens = dense(size, name='skip')(tokens, skip)  # (B, T, 2C) -> (B, T, C)
+        normed = norm(name='norm1')(tokens)
+        qkv = dense(3 * size, name='qkv', use_bias=False)(normed)  # (B, T, 3C)
+        mixed = self.forms.attention(qkv, self.num_heads)  # (B, T, C)
+        tokens = tokens + dense(size, name='proj')(mixed)
+        normed = norm(name='norm2')(tokens)
+        hidden = gelu(dense(4 * size, name='fc1')(normed))  # (B, T, 4C)
+        return tokens + dense(size, name='fc2')(hidden)
 
 
 class ImageStream(nn.Module):
     """Everything of a U-ViT: tokens in, `depth` + 1 blocks, image out. Used whole or in parts.
 
     Attributes:
-      latent_shape: (h, w, c).
+      latent_shape: (h, w, c) of the image latents.
       patch_size: Latent pixels per token, along each side.
-      text_tokens: L.
-      forms: See `forms.for_mesh`.
+      text_tokens: L, tokens per caption.
+      hidden_size: Channels per token.
+      depth: Even number of blocks besides the middle one.
+      num_heads: Attention heads.
+      dtype: Type of the computation; parameters are float32.
+      forms: Forms of the heaviest parts, see `forms.for_mesh`.
     """
 
     latent_shape: tuple[int, int, int]
@@ -125,45 +138,43 @@ class ImageStream(nn.Module):
     def setup(self) -> None:
         height, width, channels = self.latent_shape
         patch_values = self.patch_size**2 * channels
-        count = 1 + self.text_tokens + height * width // self.patch_size**2
+        image_tokens = height * width // self.patch_size**2
+        count = 1 + self.text_tokens + image_tokens
+        dense = functools.partial(Dense, dtype=self.dtype, product=self.forms.product)
+        # U-ViT embeds patches by a convolution, so they start as PyTorch starts one.
         conv_init = torch_conv_init(patch_values)
-        self.patch_embed = Dense(
-            self.hidden_size,
-            dtype=self.dtype,
-            product=self.forms.product,
-            kernel_init=conv_init,
-            bias_init=conv_init,
-        )
-        self.text_embed = Dense(
-            self.hidden_size, dtype=self.dtype, product=self.forms.product, kernel_init=normal_init
-        )
+        self.patch_embed = dense(self.hidden_size, kernel_init=conv_init, bias_init=conv_init)
+        self.text_embed = dense(self.hidden_size, kernel_init=normal_init)
         self.positions = self.param('positions', normal_init, (count, self.hidden_size))
         self.blocks = [Block(self.num_heads, self.dtype, self.forms) for _ in range(self.depth + 1)]
         self.norm = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype)
-        self.head = Dense(
-            patch_values, dtype=self.dtype, product=self.forms.product, kernel_init=normal_init
-        )
+        self.head = dense(patch_values, kernel_init=normal_init)
         self.final_conv = final_conv(channels, self.dtype)
 
     def embed(self, x_t: jax.Array, text: jax.Array, t: jax.Array) -> jax.Array:
         """[time, text, image patches] with positions: (B, 1 + L + N, hidden_size)."""
-        time = time_embedding(t, self.hidden_size)[:, None].astype(self.dtype)
-        image = self.patch_embed(patchify(x_t, self.patch_size))
-        tokens = jnp.concatenate([time, self.text_embed(text), image], axis=1)
+        time = time_embedding(t, self.hidden_size)
+        time = time[:, None].astype(self.dtype)  # (B, 1, hidden_size)
+        image = self.patch_embed(patchify(x_t, self.patch_size))  # (B, N, hidden_size)
+        words = self.text_embed(text)  # (B, L, hidden_size)
+        tokens = jnp.concatenate([time, words, image], axis=1)
         return tokens + self.positions.astype(self.dtype)
 
     def trunk(self, tokens: jax.Array) -> jax.Array:
         """All blocks with their long skips, last in first out, over any number of tokens."""
+        middle = self.depth // 2
         skips = []
         for level, block in enumerate(self.blocks):
-            tokens = block(tokens, skips.pop()) if level > self.depth // 2 else block(tokens)
-            if level < self.depth // 2:
+            skip = skips.pop() if level > middle else None
+            tokens = block(tokens, skip)
+            if level < middle:
                 skips.append(tokens)
         return tokens
 
     def to_image(self, tokens: jax.Array) -> jax.Array:
         """(B, N, hidden_size) normalised image tokens -> (B, h, w, c) float32."""
-        pixels = unpatchify(self.head(tokens), self.patch_size, self.latent_shape[-1])
+        patches = self.head(tokens)  # (B, N, p * p * c)
+        pixels = unpatchify(patches, self.patch_size, self.latent_shape[-1])
         return self.final_conv(pixels).astype(jnp.float32)
 
 
@@ -182,7 +193,11 @@ def final_conv(channels: int, dtype: Any) -> nn.Conv:
 
 
 class UViT(nn.Module):
-    """The image-only baseline: 44,692,644 parameters at size S."""
+    """The image-only baseline: 44,692,644 parameters at size S.
+
+    Attributes:
+      image_stream: Fields of `ImageStream`.
+    """
 
     image_stream: dict[str, Any]
 
@@ -190,6 +205,8 @@ class UViT(nn.Module):
         self.image = ImageStream(**self.image_stream)
 
     def __call__(self, x_t, m_t, text, t) -> Prediction:
-        """As `OneStream`, with `m_t` ignored and no map in the prediction."""
-        tokens = self.image.norm(self.image.trunk(self.image.embed(x_t, text, t)))
-        return Prediction(self.image.to_image(tokens[:, 1 + text.shape[1] :]), None)
+        """The arguments are those of `OneStream`; `m_t` is ignored and no map is predicted."""
+        tokens = self.image.embed(x_t, text, t)
+        tokens = self.image.norm(self.image.trunk(tokens))
+        image_tokens = tokens[:, 1 + text.shape[1] :]  # (B, N, hidden_size)
+        return Prediction(image=self.image.to_image(image_tokens), map=None)

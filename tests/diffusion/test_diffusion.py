@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from panoptic_jax.diffusion import bits, guidance, loss, schedule, solver
+from panoptic_jax.diffusion.trajectory import fast_orders, make_trajectory
 
 CODES = np.array([0, 1, 2, 5, 90, 92, 193, 200], np.uint8)
 
@@ -80,7 +81,10 @@ def test_pair_losses_are_algorithm_1():
         seen.update(x_t=x_t, m_t=m_t, t=t)
         return 0.5 * x_t, 0.25 * m_t
 
-    losses = loss.pair_losses(predict, x0, None, jnp.asarray(t), eps, m0, 2 * eps_m)
+    inputs = loss.Inputs(
+        latent=x0, text=None, t=jnp.asarray(t), noise=eps, map_bits=m0, map_noise=2 * eps_m
+    )
+    losses = loss.pair_losses(predict, inputs)
     x_t, m_t = alpha * x0 + sigma * eps, alpha * m0 + sigma * 2 * eps_m
     np.testing.assert_allclose(seen['x_t'], x_t, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(seen['m_t'], m_t, rtol=1e-4, atol=1e-5)
@@ -88,7 +92,7 @@ def test_pair_losses_are_algorithm_1():
     np.testing.assert_allclose(losses['image'], image_loss, rtol=1e-4)
     np.testing.assert_allclose(losses['map'], ((m0 - 0.25 * m_t) ** 2).mean((1, 2, 3)), rtol=1e-4)
 
-    given = loss.pair_losses(predict, x0, None, jnp.asarray(t), eps, m0, given_map=True)
+    given = loss.pair_losses(predict, inputs, given_map=True)
     np.testing.assert_array_equal(seen['m_t'], m0)
     assert set(given) == {'image'}
 
@@ -101,7 +105,7 @@ def test_latent_draw_uses_moments_and_scale():
         loss.draw_latent(moments, 0.2301, noise),
         0.2301 * (mean + np.exp(0.5 * log_variance) * noise), rtol=1e-5, atol=1e-6,
     )  # fmt: skip
-    np.testing.assert_allclose(loss.draw_latent(mean, 2.0, None), 2 * mean, rtol=1e-6)
+    np.testing.assert_allclose(loss.draw_latent(mean, 2.0, noise=None), 2 * mean, rtol=1e-6)
 
 
 def test_guidance_is_one_batched_call_that_keeps_the_map():
@@ -164,8 +168,8 @@ def solver_error(name, evaluations, grid):
         predict, exact = gaussian_pair()
         x, m = np.random.default_rng(5).normal(size=(2, 64, 1, 1, 1))
         m *= 2
-        plan = solver.make_plan(evaluations, name, grid)
-        run = jax.jit(lambda x, m: solver.solve(predict, x, m, plan, clip_map=False)[0])
+        trajectory = make_trajectory(evaluations, name, grid)
+        run = jax.jit(lambda x, m: solver.solve(predict, x, m, trajectory, clip_map=False)[0])
         return np.abs(run(jnp.asarray(x), jnp.asarray(m)) - exact(x, m)).max()
 
 
@@ -192,8 +196,8 @@ def test_constant_data_prediction_is_solved_exactly(name, grid):
             alpha, sigma = _traced_alpha_sigma(t[0] / 1000)
             return (y - alpha * data) / sigma, jnp.asarray(bits_data)
 
-        plan = solver.make_plan(20, name, grid)
-        got, map_values = solver.solve(predict, jnp.asarray(x), jnp.asarray(eps_m), plan)
+        trajectory = make_trajectory(20, name, grid)
+        got, map_values = solver.solve(predict, jnp.asarray(x), jnp.asarray(eps_m), trajectory)
     (alpha1, alpha0), (sigma1, sigma0) = schedule.alpha_sigma(np.array([1.0, 0.001]))
     want = alpha0 * data + sigma0 / sigma1 * (x - alpha1 * data)
     np.testing.assert_allclose(got, want, atol=1e-9)
@@ -201,16 +205,17 @@ def test_constant_data_prediction_is_solved_exactly(name, grid):
 
 
 def test_fast_orders_and_golden_grid():
-    assert solver.fast_orders(50) == [3] * 16 + [2]
-    assert solver.fast_orders(9) == [3, 3, 2, 1]
-    assert solver.fast_orders(10) == [3, 3, 3, 1]
-    first, last = solver.make_plan(50)
-    assert (first.coefficients.shape, last.coefficients.shape) == ((16, 3, 6), (1, 2, 6))
-    times = np.concatenate([first.coefficients[..., 0].ravel(), last.coefficients[..., 0].ravel()])
-    np.testing.assert_allclose(times, np.linspace(1, 0.001, 51)[:-1], rtol=1e-12)
+    assert fast_orders(50) == [3] * 16 + [2]
+    assert fast_orders(9) == [3, 3, 2, 1]
+    assert fast_orders(10) == [3, 3, 3, 1]
+    trajectory = make_trajectory(50)
+    starts = np.flatnonzero(trajectory.begins)
+    assert np.diff([*starts, 50]).tolist() == [3] * 16 + [2]
+    assert not trajectory.multistep
+    np.testing.assert_allclose(trajectory.time, np.linspace(1, 0.001, 51)[:-1], rtol=1e-12)
     # The last step as method.md gives it: m = 0.149 m_s - 1.382 D0 + 2.235 D1.
-    keep, start, change = last.coefficients[0, 1, 3:]
-    np.testing.assert_allclose([keep, start - change, change], [0.149, -1.382, 2.235], atol=6e-4)
+    keep, first, change = trajectory.keep[-1], trajectory.first[-1], trajectory.change[-1]
+    np.testing.assert_allclose([keep, first - change, change], [0.149, -1.382, 2.235], atol=6e-4)
 
 
 def test_the_network_is_called_exactly_as_often_as_asked():
@@ -223,13 +228,14 @@ def test_the_network_is_called_exactly_as_often_as_asked():
     x, m = np.random.default_rng(7).normal(size=(2, 1, 2, 2, 2)).astype(np.float32)
     for name, evaluations in [('fast', 50), ('2M', 13), ('2', 8)]:
         calls.clear()
-        plan = solver.make_plan(evaluations, name)
-        jax.block_until_ready(jax.jit(lambda x, m, p=plan: solver.solve(predict, x, m, p))(x, m))
+        trajectory = make_trajectory(evaluations, name)
+        run = jax.jit(lambda x, m, rows=trajectory: solver.solve(predict, x, m, rows))
+        jax.block_until_ready(run(x, m))
         jax.effects_barrier()
         assert len(calls) == evaluations
         assert calls == sorted(calls, reverse=True)
     with pytest.raises(ValueError, match='cannot be steps of order 3'):
-        solver.make_plan(50, '3')
+        make_trajectory(50, '3')
 
 
 def test_noise_of_the_map_predicts_the_same_as_the_map_itself():
@@ -237,7 +243,7 @@ def test_noise_of_the_map_predicts_the_same_as_the_map_itself():
     with jax.enable_x64(True):
         predict, _ = gaussian_pair()
         x, m = jnp.asarray(np.random.default_rng(5).normal(size=(2, 64, 1, 1, 1)))
-        plan = solver.make_plan(20, 'fast')
+        trajectory = make_trajectory(20, 'fast')
 
         def predict_noise(x, m, t):
             noise, data = predict(x, m, t)
@@ -245,8 +251,10 @@ def test_noise_of_the_map_predicts_the_same_as_the_map_itself():
             return noise, (m - alpha * data) / (sigma * 2)
 
         for clip in (False, True):
-            by_data = solver.solve(predict, x, 2 * m, plan, clip_map=clip)
-            by_noise = solver.solve(predict_noise, x, 2 * m, plan, clip_map=clip, map_noise_std=2.0)
+            by_data = solver.solve(predict, x, 2 * m, trajectory, clip_map=clip)
+            by_noise = solver.solve(
+                predict_noise, x, 2 * m, trajectory, clip_map=clip, map_noise_std=2.0
+            )
             np.testing.assert_allclose(by_noise[0], by_data[0], rtol=1e-6, atol=1e-8)
             np.testing.assert_allclose(by_noise[1], by_data[1], rtol=1e-6, atol=1e-8)
         assert np.abs(by_data[1]).max() > 1  # what is decoded is not clipped
@@ -261,15 +269,15 @@ def test_noise_of_the_map_is_the_target_on_request():
         'instance': rng.integers(0, 9, (3, 8, 8), np.uint8),
     }
     bound = {
-        'scale': 1.0, 'empty_text': np.zeros((2, 5)), 'text_dropout': 0.1, 'map_size': 8,
+        'scale': 1.0, 'empty_text': np.zeros((2, 5)), 'text_dropout': 0.1, 'map_side': 8,
         'map_noise_std': 2.0, 'void_wins': False,
     }  # fmt: skip
     inputs = loss.draw_inputs(batch, jax.random.key(0), **bound, map_prediction='noise')
-    assert 'map_target' not in loss.draw_inputs(batch, jax.random.key(0), **bound)
-    np.testing.assert_allclose(2 * inputs['map_target'], inputs['map_noise'], rtol=1e-6)
-    guess = rng.normal(size=inputs['map_noise'].shape).astype(np.float32)
-    losses = loss.pair_losses(lambda x, m, *_: (x, guess), **inputs)
-    expected = ((np.asarray(inputs['map_noise']) / 2 - guess) ** 2).mean((1, 2, 3))
+    assert loss.draw_inputs(batch, jax.random.key(0), **bound).map_target is None
+    np.testing.assert_allclose(2 * inputs.map_target, inputs.map_noise, rtol=1e-6)
+    guess = rng.normal(size=inputs.map_noise.shape).astype(np.float32)
+    losses = loss.pair_losses(lambda x, m, *_: (x, guess), inputs)
+    expected = ((np.asarray(inputs.map_noise) / 2 - guess) ** 2).mean((1, 2, 3))
     np.testing.assert_allclose(losses['map'], expected, rtol=1e-5)
 
 
@@ -279,7 +287,8 @@ def test_given_map_stays_and_is_not_returned():
     def predict(y, n, t):
         return y - n, None  # moves x, so that a changed map would change the result
 
-    got, map_values = solver.solve(predict, x, m, solver.make_plan(9, 'fast'), given_map=True)
-    alone, _ = solver.solve(lambda y, n, t: (y - m, None), x, None, solver.make_plan(9, 'fast'))
+    trajectory = make_trajectory(9, 'fast')
+    got, map_values = solver.solve(predict, x, m, trajectory, given_map=True)
+    alone, _ = solver.solve(lambda y, n, t: (y - m, None), x, m=None, trajectory=trajectory)
     np.testing.assert_allclose(got, alone, rtol=1e-6)
     assert map_values is None

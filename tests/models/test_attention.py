@@ -1,7 +1,6 @@
 """Attention in every form, and what each platform gets."""
 
 import functools
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -54,14 +53,14 @@ def test_kernel_is_the_plain_attention(tokens, size, heads):
 
 
 @pytest.mark.parametrize('limit', [2**20, 2 * 50**2, 1])  # whole, in twos of six, one by one
-def test_attention_in_parts_is_the_plain_one(monkeypatch, limit):
-    monkeypatch.setattr(attention_in_parts, '_SCORES_IN_CACHE', limit)
+def test_attention_in_parts_is_the_plain_one(limit):
     qkv, gradient = (jnp.float32(array) for array in packed(2, 50, 24))
     on_cpu = forms.for_mesh(sharding.make_mesh(1, 1, jax.devices()[:1])).attention
-    text = str(jax.make_jaxpr(lambda x: on_cpu(x, 3))(qkv))
+    in_parts = functools.partial(attention_in_parts.attention_in_parts, scores_in_cache=limit)
+    text = str(jax.make_jaxpr(lambda x: in_parts(x, 3))(qkv))
     assert ('scan' in text) == (limit < 2**20)
 
-    for function in (on_cpu, attention_in_parts.attention_in_parts):
+    for function in (on_cpu, in_parts):
         found, pull_back = jax.vjp(lambda x, f=function: f(x, 3), qkv)
         expected, expected_back = jax.vjp(lambda x: attention.einsum_attention(x, 3), qkv)
         np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -86,48 +85,49 @@ def test_saved_attention_is_the_plain_one():
             np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max())
 
 
-def test_kernel_over_devices_is_the_kernel_on_one(monkeypatch):
+def test_kernel_over_devices_is_the_kernel_on_one():
     mesh = sharding.make_mesh(4, 2)
-    kernel = attention_kernel.kernel_attention
-    monkeypatch.setattr(
-        forms, 'kernel_attention', lambda qkv, num_heads: kernel(qkv, num_heads, True)
-    )
-    # The mesh of a TPU in all that is asked of it, with devices that can compute.
-    monkeypatch.setattr(forms, '_platform', lambda mesh: 'tpu')
+    # A TPU's forms, with devices that can compute: the kernel is interpreted.
+    as_on_tpu = forms.for_mesh(mesh, platform='tpu').attention
     qkv = jnp.float32(packed(8, 40, 128)[0])
-    apart = jax.jit(functools.partial(forms.for_mesh(mesh).attention, num_heads=2))
+    form = forms.attention_form(qkv, 2, platform='tpu', num_devices=mesh.size)
+    assert form is attention_kernel.kernel_attention
+    apart = jax.jit(functools.partial(as_on_tpu, num_heads=2))
     rows = sharding.of_batch(mesh)
     found = apart(jax.device_put(qkv, rows))
     assert found.sharding.spec == PartitionSpec(('data', 'fsdp'))
     assert 'all-gather' not in apart.lower(jax.device_put(qkv, rows)).compile().as_text()
-    np.testing.assert_allclose(found, kernel(qkv, 2, True), atol=1e-6)
+    alone = attention_kernel.kernel_attention(qkv, 2, interpret=True)
+    np.testing.assert_allclose(found, alone, atol=1e-6)
     # A batch that the devices cannot share, and heads that do not fill a register's lanes.
     for batch, heads in ((3, 2), (8, 8 // 3 + 1)):
         assert attention_kernel.kernel_takes(40, 128, heads) == (heads == 2)
         few = jnp.float32(packed(batch, 40, 128 if heads == 2 else 96)[0])
-        found = forms.for_mesh(mesh).attention(few, heads)
+        found = as_on_tpu(few, heads)
         np.testing.assert_allclose(found, attention.einsum_attention(few, heads), atol=2e-5)
 
 
-def test_a_kernel_that_errs_on_these_devices_is_seen(monkeypatch):
-    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
-    assert forms.attention_error(mesh, 50, 24, 3, jnp.float32) < 1e-4
-    assert forms.attention_error(mesh, 50, 24, 3, jnp.bfloat16) < 0.1
-    right = forms.attention_in_parts
-    monkeypatch.setattr(forms, 'attention_in_parts', lambda qkv, heads: 1.2 * right(qkv, heads))
-    assert forms.attention_error(mesh, 50, 24, 3, jnp.float32) > 0.2
+def test_a_kernel_that_errs_on_these_devices_is_seen():
+    right = forms.for_mesh(sharding.make_mesh(1, 1, jax.devices()[:1])).attention
+
+    def wrong(qkv, num_heads):
+        return 1.2 * right(qkv, num_heads)
+
+    error = functools.partial(forms.attention_error, batch_size=1, tokens=50, size=24, num_heads=3)
+    assert error(right, dtype=jnp.float32) < 1e-4
+    assert error(right, dtype=jnp.bfloat16) < 0.1
+    assert error(wrong, dtype=jnp.float32) > 0.2
 
 
-def test_each_platform_gets_its_form(monkeypatch):
+def test_each_platform_gets_its_form():
     qkv = jnp.bfloat16(packed(2, 16, 128)[0])
+    mesh = sharding.make_mesh(3, 1, jax.devices()[:3])
 
-    def form(platform, array, fused=True):
-        devices = np.array([SimpleNamespace(platform=platform)])
-        mesh = SimpleNamespace(devices=devices, size=3)
-        return forms.for_mesh(mesh, fused).attention(array, 2)
+    def chosen(platform, num_devices=mesh.size):
+        return forms.attention_form(qkv, 2, platform=platform, num_devices=num_devices)
 
-    monkeypatch.setattr(forms, 'cudnn_attention', lambda qkv, num_heads: 'cudnn')
-    assert form('gpu', qkv) == 'cudnn'
+    assert chosen('gpu') is attention.cudnn_attention
+    assert chosen('cpu', num_devices=1) is attention_in_parts.attention_in_parts
     plain = attention.einsum_attention(qkv, 2)
     for platform, array, fused in (
         ('cpu', qkv, True),
@@ -135,7 +135,7 @@ def test_each_platform_gets_its_form(monkeypatch):
         ('gpu', jnp.float32(qkv), True),
         ('tpu', qkv, False),
     ):
-        found = form(platform, array, fused)
+        found = forms.for_mesh(mesh, fused, platform).attention(array, 2)
         np.testing.assert_allclose(jnp.float32(found), jnp.float32(plain), atol=2e-2)
 
 

@@ -24,7 +24,7 @@ def test_costs_are_the_models_own():
 
 
 def test_table_has_the_published_counts():
-    lines = costs.table().splitlines()
+    lines = costs.cost_table().splitlines()
     counts = [re.search(r'\| ([\d.]+) M', line)[1] for line in lines[2:]]
     assert counts == ['44.7', '45.0', '92.5', '89.6']
     assert len({line.count('|') for line in lines}) == 1

@@ -10,21 +10,33 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from panoptic_jax.diffusion.bits import NUM_BITS
 from panoptic_jax.models import build, two_stream, uvit
 from panoptic_jax.programs import state
 
 LATENT, TEXT = (8, 8, 3), (5, 12)
-TINY = {'hidden_size': 32, 'depth': 2, 'num_heads': 2, 'latent_shape': LATENT, 'text_tokens': 5}
+TINY = {
+    'latent_shape': LATENT,
+    'text_tokens': 5,
+    'map_channels': NUM_BITS,
+    'hidden_size': 32,
+    'depth': 2,
+    'num_heads': 2,
+}
 
 
 @functools.cache
 def tiny(name, patch_factor=2, **options):
     """(model, params, inputs): every parameter random, so that none can hide by being zero."""
     model = build.build(name, patch_factor=patch_factor, **TINY, **options)
-    abstract = build.example_inputs(LATENT, patch_factor, TEXT, batch_size=2)
-    shapes = jax.eval_shape(
-        lambda key: build.first_parameters(model, key, abstract), jax.random.key(0)
+    abstract = build.example_inputs(
+        latent_shape=LATENT,
+        patch_factor=patch_factor,
+        text_shape=TEXT,
+        map_channels=NUM_BITS,
+        batch_size=2,
     )
+    shapes = build.abstract_parameters(model, abstract)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.2, a.shape), a.dtype), shapes)
     x, m, text, _ = (jnp.asarray(rng.normal(size=a.shape), a.dtype) for a in abstract)
@@ -33,7 +45,7 @@ def tiny(name, patch_factor=2, **options):
 
 @functools.cache
 def at_start(name, **options):
-    """As `tiny`, with the parameters that training starts from."""
+    """The same as `tiny`, but with the parameters that training starts from."""
     model, _, inputs = tiny(name, **options)
     first = jax.jit(lambda key: build.first_parameters(model, key, inputs))
     return model, first(jax.random.key(1)), inputs
@@ -57,13 +69,17 @@ def test_published_parameter_counts(name, size, patch_factor, expected):
         name,
         latent_shape=(32, 32, 4),
         text_tokens=77,
+        map_channels=NUM_BITS,
         patch_factor=patch_factor,
         **uvit.SIZES[size],
     )
-    inputs = build.example_inputs((32, 32, 4), patch_factor, (77, 768))
-    shapes = jax.eval_shape(
-        lambda key: build.first_parameters(model, key, inputs), jax.random.key(0)
+    inputs = build.example_inputs(
+        latent_shape=(32, 32, 4),
+        patch_factor=patch_factor,
+        text_shape=(77, 768),
+        map_channels=NUM_BITS,
     )
+    shapes = build.abstract_parameters(model, inputs)
     assert sum(math.prod(a.shape) for a in jax.tree.leaves(shapes)) == expected
 
 
@@ -72,15 +88,15 @@ def test_two_streams_start_as_the_pretrained_image_model():
     image_model, _, _ = tiny('uvit')
     alone = apply(image_model, {'image': params['image']}, inputs)
     together = apply(model, params, inputs)
-    np.testing.assert_array_equal(together.noise, alone.noise)
-    assert alone.map_bits is None
-    assert np.abs(together.map_bits).max() > 1e-3
+    np.testing.assert_array_equal(together.image, alone.image)
+    assert alone.map is None
+    assert np.abs(together.map).max() > 1e-3
 
     kernel = jax.random.normal(jax.random.key(2), (32, 32))
     for level in range(3):  # in, middle and out: each speaks to the image
         speaking = params['map'] | {f'zero_convs_{level}': {'kernel': kernel}}
         changed = apply(model, params | {'map': speaking}, inputs)
-        assert np.abs(changed.noise - alone.noise).max() > 1e-3
+        assert np.abs(changed.image - alone.image).max() > 1e-3
 
 
 def test_map_blocks_start_as_copies_of_the_image_blocks():
@@ -101,8 +117,10 @@ def test_one_optimiser_step_leaves_frozen_parameters_alone():
     @jax.jit
     def step(before):
         def loss(trainable):
-            noise, bits = apply(model, state.merge(trainable, before.frozen), inputs)
-            return jnp.mean((noise - inputs[0]) ** 2) + jnp.mean((bits - jnp.sign(inputs[1])) ** 2)
+            image, map_ = apply(model, state.merge(trainable, before.frozen), inputs)
+            image_loss = jnp.mean((image - inputs[0]) ** 2)
+            map_loss = jnp.mean((map_ - jnp.sign(inputs[1])) ** 2)
+            return image_loss + map_loss
 
         return state.apply_gradients(before, jax.grad(loss)(before.params), optimizer, 0.9)[0]
 
@@ -128,8 +146,8 @@ def test_given_map_guides_the_image_and_is_not_predicted(name):
     assert not {'head', 'final_conv'} & set(params['map'])
     first = apply(model, params, (x, m, text, t))
     second = apply(model, params, (x, -m, text, t))
-    assert first.map_bits is None
-    assert np.abs(first.noise - second.noise).max() > 1e-2
+    assert first.map is None
+    assert np.abs(first.image - second.image).max() > 1e-2
 
 
 def test_given_map_tokens_reach_the_image_head_even_without_attention():
@@ -139,8 +157,8 @@ def test_given_map_tokens_reach_the_image_head_even_without_attention():
         lambda path, a: a * 0 if re.search('proj|fc2|zero_convs', str(path)) else a, params
     )
     changed = m.at[:, :4, :4].multiply(-1)  # map patch 4 x 4 belongs to image token 0
-    difference = apply(model, silent, (x, changed, text, t)).noise
-    difference -= apply(model, silent, (x, m, text, t)).noise
+    difference = apply(model, silent, (x, changed, text, t)).image
+    difference -= apply(model, silent, (x, m, text, t)).image
     reached = np.abs(difference).max(axis=(0, 3)) > 1e-6
     assert reached[:3, :3].all()  # token 0 is 2 x 2, and the convolution reaches one further
     assert reached.sum() == 9
@@ -150,10 +168,10 @@ def test_given_map_tokens_reach_the_image_head_even_without_attention():
 def test_zeroed_map_input_is_not_seen(name):
     model, params, (x, m, text, t) = tiny(name, zero_map_input=True)
     first, second = (apply(model, params, (x, value, text, t)) for value in (m, 3 - m))
-    np.testing.assert_array_equal(first.noise, second.noise)
-    np.testing.assert_array_equal(first.map_bits, second.map_bits)
+    np.testing.assert_array_equal(first.image, second.image)
+    np.testing.assert_array_equal(first.map, second.map)
     seeing, _, _ = tiny(name)
-    assert np.abs(apply(seeing, params, (x, m, text, t)).map_bits - first.map_bits).max() > 1e-2
+    assert np.abs(apply(seeing, params, (x, m, text, t)).map - first.map).max() > 1e-2
 
 
 @pytest.mark.parametrize('patch_factor', [1, 2, 4])
@@ -162,10 +180,10 @@ def test_map_sizes(patch_factor):
     side = 8 * patch_factor
     assert inputs[1].shape == (2, side, side, 8)
     prediction = apply(model, params, inputs)
-    assert prediction.map_bits.shape == (2, side, side, 8)
-    assert prediction.noise.shape == (2, *LATENT)
+    assert prediction.map.shape == (2, side, side, 8)
+    assert prediction.image.shape == (2, *LATENT)
     assert params['map']['positions'].shape == (16, 32)  # as many map tokens as image tokens
-    assert np.abs(prediction.map_bits).max() <= 1
+    assert np.abs(prediction.map).max() <= 1
 
 
 def test_patches_are_rows_first_and_row_column_channel_inside():
@@ -206,7 +224,10 @@ def test_flops_of_a_loop_count_each_round():
     matrix = jnp.ones((4, 5))
 
     def loop(x):
-        return jax.lax.scan(lambda c, _: (jnp.tanh(c @ matrix @ matrix.T), None), x, None, 7)[0]
+        def body(carry, _):
+            return jnp.tanh(carry @ matrix @ matrix.T), None
+
+        return jax.lax.scan(body, x, xs=None, length=7)[0]
 
     assert build.matmul_flops(loop, jnp.ones((3, 4))) == 7 * 2 * (2 * 3 * 4 * 5)
     assert build.matmul_flops(jax.jit(loop), jnp.ones((3, 4))) == 7 * 2 * (2 * 3 * 4 * 5)
@@ -245,8 +266,8 @@ def test_every_parameter_is_alive(name, given_map):
 
 def test_predicted_noise_of_the_map_is_not_bounded():
     model, params, inputs = tiny('one_stream')
-    bounded = apply(model, params, inputs).map_bits
-    free = apply(tiny('one_stream', map_prediction='noise')[0], params, inputs).map_bits
+    bounded = apply(model, params, inputs).map
+    free = apply(tiny('one_stream', map_prediction='noise')[0], params, inputs).map
     np.testing.assert_allclose(np.tanh(free), bounded, atol=1e-5)
     assert np.abs(free).max() > 1
 
@@ -256,5 +277,5 @@ def test_zero_convs_have_a_bias_on_request():
     assert params['map']['zero_convs_0']['bias'].shape == (32,)
     moved = jax.tree.map(lambda a: a, params)
     moved['map']['zero_convs_0']['bias'] += 1
-    before, after = apply(model, params, inputs).noise, apply(model, moved, inputs).noise
+    before, after = apply(model, params, inputs).image, apply(model, moved, inputs).image
     assert np.abs(after - before).max() > 1e-3
