@@ -1,4 +1,4 @@
-"""Captions as CLIP's tokens, by transformers' tokenizer. The towers are `clip.py`'s."""
+"""Captions as CLIP's tokens, by transformers' tokenizer. The towers are in `encoders/clip.py`."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 VOCABULARY = 49408
-END = 49407  # also what captions are filled up with, as Stable Diffusion and U-ViT do
+END = 49407  # also fills captions up, as in Stable Diffusion and U-ViT
 
 
 def load(vocabulary: str, merges: str, tokens: int) -> Callable[[Sequence[str]], np.ndarray]:
@@ -16,12 +16,12 @@ def load(vocabulary: str, merges: str, tokens: int) -> Callable[[Sequence[str]],
     Args:
       vocabulary: Local path of vocab.json.
       merges: Local path of merges.txt.
-      tokens: Of the result; longer captions lose their last words, never the end.
+      tokens: Tokens per caption; longer captions lose their last words, never the end.
 
     Raises:
-      ValueError: not CLIP's files.
+      ValueError: the files are not CLIP's.
     """
-    # Here, since importing it takes seconds that only this encoder's users should pay.
+    # Imported here, since it takes seconds that only this encoder's users should pay.
     from transformers import CLIPTokenizer
 
     try:
@@ -36,6 +36,7 @@ def load(vocabulary: str, merges: str, tokens: int) -> Callable[[Sequence[str]],
             f'{vocabulary} and {merges} must be the vocabulary of CLIP, which has {VOCABULARY} '
             'entries; take vocab.json and merges.txt from where the weights are.'
         )
+    # Given the files' paths, transformers 5 makes a vocabulary of two tokens and says nothing.
     try:
         tokenizer = CLIPTokenizer(vocab=words, merges=pairs, model_max_length=tokens)
     except Exception as error:  # what the tokenizers package raises has no type of its own
@@ -44,8 +45,8 @@ def load(vocabulary: str, merges: str, tokens: int) -> Callable[[Sequence[str]],
     def encode(captions: Sequence[str]) -> np.ndarray:
         encoded = tokenizer(list(captions), truncation=True, max_length=tokens)['input_ids']
         rows = np.full((len(captions), tokens), END, np.int32)
-        for row, found in zip(rows, encoded, strict=True):
-            row[: len(found)] = found
+        for row, caption_tokens in zip(rows, encoded, strict=True):
+            row[: len(caption_tokens)] = caption_tokens
         return rows
 
     return encode

@@ -1,17 +1,19 @@
 """The frozen encoders by name: what an autoencoder and a text encoder are to the rest of the code.
 
-Used by prepare, sample and evaluate; the training loop sees encoded records only.
+Preparation, sampling and evaluation use them; the training loop sees encoded records only.
+`data/facts.py` says what identifies an encoder, and the other modules here hold the networks.
 """
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from panoptic_jax.data.facts import AutoencoderFacts, TextFacts
 from panoptic_jax.encoders import (
     autoencoder,
     clip,
@@ -23,6 +25,7 @@ from panoptic_jax.encoders import (
     words,
 )
 
+CLIP_FILES = ('model.safetensors', 'vocab.json', 'merges.txt')
 # Rows that a device works on at a time. Sampling decodes a few images per device, preparation and
 # evaluation encode many.
 _ENCODED_PER_DEVICE = 8
@@ -34,20 +37,12 @@ class Autoencoder(NamedTuple):
     """A frozen autoencoder of 256 px images. Its functions take any number of rows.
 
     Attributes:
-      name: As in the config.
-      latent_shape: (h, w, c) of one image's latents.
-      scale: What latents are multiplied with before training, so that their deviation is near 1.
-      has_variance: Whether `encode` gives moments, (n, h, w, 2c): mean and log variance.
-      sha256: Of the weights.
+      facts: What identifies the autoencoder.
       encode: (n, 256, 256, 3) uint8 to latents (n, h, w, c) float32, not scaled, or moments.
-      decode: (n, h, w, c) float32, already divided by `scale`, to (n, 256, 256, 3) uint8.
+      decode: (n, h, w, c) float32, already divided by the scale, to (n, 256, 256, 3) uint8.
     """
 
-    name: str
-    latent_shape: tuple[int, int, int]
-    scale: float
-    has_variance: bool
-    sha256: str
+    facts: AutoencoderFacts
     encode: Callable[[np.ndarray], np.ndarray]
     decode: Callable[[np.ndarray], np.ndarray]
 
@@ -56,130 +51,143 @@ class TextEncoder(NamedTuple):
     """A frozen text encoder.
 
     Attributes:
-      name: As in the config.
-      tokens: L, tokens per caption.
-      features: D, numbers per token.
-      sha256: Of the weights, or of what stands for them.
+      facts: What identifies the text encoder.
       encode: n sentences to (n, L, D) float16; [''] gives the empty caption.
     """
 
-    name: str
-    tokens: int
-    features: int
-    sha256: str
+    facts: TextFacts
     encode: Callable[[Sequence[str]], np.ndarray]
 
 
-def autoencoder_facts(name: str) -> tuple[tuple[int, int, int], float, bool]:
-    """(latent_shape, scale, has_variance) of an autoencoder, which need no weights."""
-    if name == 'sd':
-        return (32, 32, autoencoder.LATENT_CHANNELS), autoencoder.SCALE, True
-    return (32, 32, taesd.LATENT_CHANNELS if name == 'taesd' else 3), 1.0, False
+class Encoders(NamedTuple):
+    """Both encoders of a data set or of a model."""
+
+    autoencoder: Autoencoder
+    text: TextEncoder
 
 
-def load_autoencoder(name: str, weights: str = '') -> Autoencoder:
-    """The autoencoder 'sd', 'taesd' or 'pixels'; the last has no weights.
+def autoencoder_facts(name: str, sha256: str = '') -> AutoencoderFacts:
+    """The facts of an autoencoder; all but the hash are known without its weights."""
+    channels = {'sd': autoencoder.LATENT_CHANNELS, 'taesd': taesd.LATENT_CHANNELS}.get(name, 3)
+    # A KL autoencoder alone gives distributions of latents, and the others' latents need no scale.
+    is_kl = name == 'sd'
+    return AutoencoderFacts(
+        name=name,
+        latent_shape=(32, 32, channels),
+        scale=autoencoder.SCALE if is_kl else 1.0,
+        has_variance=is_kl,
+        sha256=sha256,
+    )
+
+
+def load_autoencoder(
+    name: str,
+    weights: str = '',
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    encoded_per_device: int = _ENCODED_PER_DEVICE,
+) -> Autoencoder:
+    """The autoencoder of a name.
 
     Args:
-      name: Which.
+      name: 'sd', 'taesd' or 'pixels'; the last one has no weights.
       weights: Local path or hf:// address, see `weights_files.locate`.
+      devices: What encodes and decodes; None for all devices of this process.
+      encoded_per_device: Images that one device encodes at a time.
     """
+    field = 'data.autoencoder_weights'
     if name == 'pixels':
+        encode, decode = _without_params(pixels.encode), _without_params(pixels.decode)
+        encoder, decoder = {}, {}
+        # Stands for weights, and is to change with the method.
         sha256 = hashlib.sha256(b'pixels: area means of 8x8').hexdigest()
-        encode = lambda _, images: pixels.encode(images)  # noqa: E731
-        decode = lambda _, latents: pixels.decode(latents)  # noqa: E731
-        return _autoencoder(name, *autoencoder_facts(name), sha256, {}, encode, {}, decode)
-    if name == 'taesd':
+    elif name == 'taesd':
+        encode, decode = taesd.encode, taesd.decode
         what = "TAESD's weights (diffusion_pytorch_model.safetensors of madebyollin/taesd)"
-        path = weights_files.locate(weights, 'data.autoencoder_weights', what)
-        encoder, decoder, sha256 = taesd.load(path)
-        return _autoencoder(
-            name, *autoencoder_facts(name), sha256, encoder, taesd.encode, decoder, taesd.decode
-        )
-    if name == 'sd':
+        encoder, decoder, sha256 = taesd.load(weights_files.locate(weights, field, what))
+    elif name == 'sd':
+        encode, decode = autoencoder.encode, autoencoder.decode
         what = (
             "Stable Diffusion's autoencoder (diffusion_pytorch_model.safetensors of "
             'stabilityai/sd-vae-ft-ema)'
         )
-        path = weights_files.locate(weights, 'data.autoencoder_weights', what)
-        encoder, decoder, sha256 = autoencoder.load(path)
-        return _autoencoder(
-            name, *autoencoder_facts(name), sha256, encoder, autoencoder.encode, decoder,
-            autoencoder.decode,
-        )  # fmt: skip
-    raise ValueError(f"data.autoencoder is {name!r}; it must be 'sd', 'taesd' or 'pixels'.")
+        encoder, decoder, sha256 = autoencoder.load(weights_files.locate(weights, field, what))
+    else:
+        raise ValueError(f"data.autoencoder is {name!r}; it must be 'sd', 'taesd' or 'pixels'.")
 
-
-def _autoencoder(
-    name: str,
-    latent_shape: tuple[int, int, int],
-    scale: float,
-    has_variance: bool,
-    sha256: str,
-    encoder_params: Any,
-    encode: Callable[[Any, jax.Array], jax.Array],
-    decoder_params: Any,
-    decode: Callable[[Any, jax.Array], jax.Array],
-) -> Autoencoder:
-    """From networks on floats in [-1, 1] to functions on uint8 pictures, over all devices."""
-
-    def encode_pixels(params, images):
+    # The networks work on floats in [-1, 1], the rest of the code on uint8 images. The devices do
+    # the conversion, so that a quarter of the bytes pass between them and the host.
+    def encode_images(params, images):
         return encode(params, images / jnp.float32(127.5) - 1)
 
-    def decode_pixels(params, latents):
-        return jnp.clip(jnp.round((decode(params, latents) + 1) * 127.5), 0, 255).astype(jnp.uint8)
+    def decode_images(params, latents):
+        pixel_values = jnp.round((decode(params, latents) + 1) * 127.5)
+        return jnp.clip(pixel_values, 0, 255).astype(jnp.uint8)
 
     return Autoencoder(
-        name,
-        latent_shape,
-        scale,
-        has_variance,
-        sha256,
-        rows.on_devices(encode_pixels, encoder_params, _ENCODED_PER_DEVICE),
-        rows.on_devices(decode_pixels, decoder_params, _DECODED_PER_DEVICE),
+        facts=autoencoder_facts(name, sha256),
+        encode=rows.on_devices(encode_images, encoder, encoded_per_device, devices),
+        decode=rows.on_devices(decode_images, decoder, _DECODED_PER_DEVICE, devices),
     )
 
 
-def load_text_encoder(name: str, tokens: int, features: int, weights: str = '') -> TextEncoder:
-    """The text encoder 'clip' or 'words' with L = `tokens` and D = `features`.
+def _without_params(function: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    """A network without parameters in the form of the others: (params, array) -> array."""
+    return lambda params, array: function(array)
+
+
+def load_text_encoder(
+    name: str,
+    *,
+    tokens: int,
+    features: int,
+    weights: str = '',
+    devices: Sequence[jax.Device] | None = None,
+    captions_per_device: int = _CAPTIONS_PER_DEVICE,
+) -> TextEncoder:
+    """The text encoder of a name.
 
     Args:
-      name: Which; 'words' has no weights.
-      tokens: L; CLIP has 77.
-      features: D; CLIP's is given by its weights, 768 for ViT-L/14.
+      name: 'clip' or 'words'; the latter has no weights.
+      tokens: L, tokens per caption; CLIP has 77.
+      features: D, numbers per token; CLIP's weights decide it, 768 for ViT-L/14.
       weights: Local folder, or hf:// address of one, that holds `CLIP_FILES`.
+      devices: What encodes; None for all devices of this process.
+      captions_per_device: Captions that one device encodes at a time.
     """
     if name == 'words':
         encode = functools.partial(words.encode, tokens=tokens, features=features)
-        return TextEncoder(name, tokens, features, words.fingerprint(tokens, features), encode)
-    if name == 'clip':
+        sha256 = words.fingerprint(tokens, features)
+    elif name == 'clip':
         params, sha256, tokenize = load_clip(weights, 'data.text_weights')
+        # Without the vision tower, which would take memory on the devices.
         text_tower = {'text_model': params['text_model']}
-        found = text_tower['text_model']['final_layer_norm']['bias'].shape[0]
-        if (tokens, features) != (clip.TOKENS, found):
+        width = text_tower['text_model']['final_layer_norm']['bias'].shape[0]
+        if (tokens, features) != (clip.TOKENS, width):
             raise ValueError(
                 f'data.text_tokens is {tokens} and data.text_features {features}; the CLIP in '
-                f'{weights} has {clip.TOKENS} tokens of {found} features: set them so, or take '
+                f'{weights} has {clip.TOKENS} tokens of {width} features: set them so, or take '
                 'ViT-L/14, which the models are made for.'
             )
-        states = rows.on_devices(clip.text_states, text_tower, _CAPTIONS_PER_DEVICE)
-        return TextEncoder(
-            name, tokens, features, sha256,
-            lambda captions: states(tokenize(captions)).astype(np.float16),
-        )  # fmt: skip
-    raise ValueError(f"data.text is {name!r}; it must be 'clip' or 'words'.")
+        states = rows.on_devices(clip.text_states, text_tower, captions_per_device, devices)
 
+        def encode(captions):
+            return states(tokenize(captions)).astype(np.float16)
+    else:
+        raise ValueError(f"data.text is {name!r}; it must be 'clip' or 'words'.")
 
-CLIP_FILES = ('model.safetensors', 'vocab.json', 'merges.txt')
+    facts = TextFacts(name=name, tokens=tokens, features=features, sha256=sha256)
+    return TextEncoder(facts, encode)
 
 
 def load_clip(folder: str, field: str) -> tuple[dict[str, Any], str, Callable]:
-    """Parameters as of `clip.load`, their SHA-256, and the tokenizer of `clip_tokens.load`.
+    """The parameters that `clip.load` gives, their SHA-256, and `clip_tokens.load`'s tokenizer.
 
     Args:
       folder: Local or hf:// address of a folder that holds `CLIP_FILES`.
-      field: The setting that it comes from, for messages.
+      field: Name of the setting that it comes from, for messages.
     """
+    # In one folder, since another CLIP's vocabulary would give wrong tokens.
     weights, vocabulary, merges = (
         weights_files.locate(f'{folder}/{name}', field, f"CLIP's {name}, in one folder")
         for name in CLIP_FILES
@@ -189,34 +197,53 @@ def load_clip(folder: str, field: str) -> tuple[dict[str, Any], str, Callable]:
 
 
 def load_encoders(
-    description: Mapping[str, Any], autoencoder_weights: str, text_weights: str
-) -> tuple[Autoencoder, TextEncoder]:
+    model_autoencoder: AutoencoderFacts,
+    model_text: TextFacts,
+    *,
+    autoencoder_weights: str,
+    text_weights: str,
+    devices: Sequence[jax.Device] | None = None,
+) -> Encoders:
     """The encoders that a model was trained with, from files that must be the same.
 
     Args:
-      description: Of the model, see `weights.file.describe`.
-      autoencoder_weights: As config.data.autoencoder_weights.
-      text_weights: As config.data.text_weights.
+      model_autoencoder: The model's autoencoder.
+      model_text: The model's text encoder.
+      autoencoder_weights: The path in `config.data.autoencoder_weights`.
+      text_weights: The path in `config.data.text_weights`.
+      devices: What encodes and decodes; None for all devices of this process.
 
     Raises:
       FileNotFoundError, ValueError: no such files, or other weights.
     """
-    autoencoder = load_autoencoder(description['autoencoder']['name'], autoencoder_weights)
-    check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
-    text = description['text']
-    text_encoder = load_text_encoder(text['name'], text['tokens'], text['features'], text_weights)
-    check_same(text_encoder.sha256, text, 'text encoder')
-    return autoencoder, text_encoder
+    images = load_autoencoder(model_autoencoder.name, autoencoder_weights, devices=devices)
+    check_same(images.facts, model_autoencoder, 'autoencoder')
+    text = load_text_encoder(
+        model_text.name,
+        tokens=model_text.tokens,
+        features=model_text.features,
+        weights=text_weights,
+        devices=devices,
+    )
+    check_same(text.facts, model_text, 'text encoder')
+    return Encoders(images, text)
 
 
-def check_same(sha256: str, described: Mapping[str, Any], what: str) -> None:
-    """The frozen encoder at hand must be the one that the model was trained with.
+def check_same(
+    here: AutoencoderFacts | TextFacts, trained_with: AutoencoderFacts | TextFacts, what: str
+) -> None:
+    """Refuses an encoder that is not the one that the model was trained with.
+
+    Args:
+      here: The encoder at hand.
+      trained_with: The model's encoder.
+      what: Names the kind of encoder for the message.
 
     Raises:
-      ValueError: it is not.
+      ValueError: the hashes differ.
     """
-    if sha256 != described['sha256']:
+    if here.sha256 != trained_with.sha256:
         raise ValueError(
-            f'The {what} {described["name"]!r} at hand has hash {sha256[:12]}, the model was '
-            f'trained with {described["sha256"][:12]}; use the same weights file.'
+            f'The {what} {trained_with.name!r} at hand has hash {here.sha256[:12]}, the model was '
+            f'trained with {trained_with.sha256[:12]}; use the same weights file.'
         )

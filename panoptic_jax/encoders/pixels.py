@@ -1,6 +1,6 @@
 """The `pixels` autoencoder: a latent pixel is the mean colour of its 8x8 pixels; no weights.
 
-For the embedded scenes and for tests. Latents lie in [-1, 1], so their scale is 1.
+It is meant for the embedded scenes and for tests. Latents lie in [-1, 1], so their scale is 1.
 """
 
 import jax
@@ -20,4 +20,6 @@ def decode(latents: jax.Array) -> jax.Array:
     """Bicubic enlargement: (B, h, w, 3) to (B, 8h, 8w, 3), clipped to [-1, 1]."""
     batch, height, width, channels = latents.shape
     shape = (batch, height * FACTOR, width * FACTOR, channels)
-    return jnp.clip(jax.image.resize(latents, shape, 'cubic'), -1.0, 1.0)
+    enlarged = jax.image.resize(latents, shape, 'cubic')
+    # Cubic weights are partly negative and overshoot at edges.
+    return jnp.clip(enlarged, -1.0, 1.0)

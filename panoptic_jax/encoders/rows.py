@@ -1,9 +1,11 @@
 """A frozen network as a plain function over any number of rows, on all devices of this process.
 
-The encoders' doorway: arrays of the host go in and come out. Networks are the other modules'.
+This is the encoders' doorway: arrays of the host go in and come out. The networks themselves are in
+the other modules of `encoders/`.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,49 +14,53 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 def on_devices(
-    function: Callable[[Any, jax.Array], jax.Array], params: Any, rows_per_device: int
+    function: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
+    rows_per_device: int,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Applies a network to rows in blocks of one size, whatever their number.
 
-    Each device always works on `rows_per_device` rows, the last block being filled up with zeros:
-    one compilation serves all calls, and a row's result does not depend on how many devices there
-    are or which rows come with it.
+    Each device always works on `rows_per_device` rows; the last block is filled up with zeros. So
+    one compilation serves all calls, and a row's result depends neither on the number of devices
+    nor on the rows that come with it.
 
     Args:
       function: (params, (b, ...)) -> (b, ...), pure; rows do not mix.
-      params: Its parameters; copied to the devices on the first call.
+      params: Parameters of the network; copied to the devices on the first call.
       rows_per_device: Rows that one device works on at a time.
+      devices: What the rows are spread over; None for all devices of this process.
 
     Returns:
       A function from (n, ...) to (n, ...), any n of at least 1.
     """
-    started = []  # the jitted function with its parameters in place, on first use
 
+    # On the first call and not before, since not every network that is loaded is also used.
+    @functools.cache
     def start():
-        mesh = Mesh(np.array(local_devices()), ('rows',))
-        whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ('rows',)))
-        # Features are stored and compared: accelerators' shorter products would show.
+        """The network on its devices, and the number of rows in a block."""
+        mesh = Mesh(np.array(devices or jax.local_devices()), ('rows',))
+        whole = NamedSharding(mesh, PartitionSpec())
+        split = NamedSharding(mesh, PartitionSpec('rows'))
+        # Features are stored and compared, and accelerators' shorter products would show in them.
         exact = jax.default_matmul_precision('highest')(function)
         jitted = jax.jit(exact, in_shardings=(whole, split), out_shardings=split)
         placed = jax.device_put(params, whole)
-        return (lambda rows: jitted(placed, jax.device_put(rows, split))), mesh.size
+
+        def run(block):
+            return jitted(placed, jax.device_put(block, split))
+
+        return run, rows_per_device * mesh.size
 
     def apply(rows: np.ndarray) -> np.ndarray:
-        if not started:
-            started.append(start())
-        run, devices = started[0]
-        size = rows_per_device * devices
+        run, size = start()
         results = []
         for first in range(0, len(rows), size):
+            part = rows[first : first + size]
+            # Always whole blocks: another number of rows would compile the network again.
             block = np.zeros((size, *rows.shape[1:]), rows.dtype)
-            count = len(rows[first : first + size])
-            block[:count] = rows[first : first + size]
-            results.append(np.asarray(run(block))[:count])
+            block[: len(part)] = part
+            results.append(np.asarray(run(block))[: len(part)])
         return results[0] if len(results) == 1 else np.concatenate(results)
 
     return apply
-
-
-def local_devices() -> list[jax.Device]:
-    """The devices that rows are spread over."""
-    return jax.local_devices()

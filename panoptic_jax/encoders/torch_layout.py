@@ -1,7 +1,8 @@
 """Published weights, in safetensors files with PyTorch's names and layouts, as linen parameters.
 
-A linen tree says what is wanted: its modules are named as torch's, so that nothing but the kind of
-a parameter has to be translated. Where the file comes from is `weights_files.py`'s.
+A linen tree says which weights are needed. Its modules have torch's names, so that nothing but the
+kind of a parameter has to be translated. `encoders/weights_files.py` finds the file, and
+`encoders/torch_arrays.py` holds the rule for layouts.
 """
 
 import fnmatch
@@ -13,12 +14,16 @@ import jax
 import numpy as np
 import safetensors
 
+from panoptic_jax.encoders.torch_arrays import linen_kernel
+
+# Linen's kinds of parameters that torch calls otherwise.
 _KINDS = {'kernel': 'weight', 'scale': 'weight', 'embedding': 'weight'}
 
 
 def load(
     path: str,
     shapes: Mapping[str, Any],
+    *,
     owner: str,
     ignored: Sequence[str] = (),
     rename: Callable[[str], str] = str,
@@ -29,9 +34,9 @@ def load(
       path: A local safetensors file.
       shapes: {prefix of the torch names: linen params of `jax.eval_shape(network.init, ...)`}; the
         prefix '' is allowed.
-      owner: Whose weights they must be, for messages.
+      owner: The weights that the file must hold, in words, for messages.
       ignored: Patterns of torch names that may be in the file without being used.
-      rename: From a name in the file to the one wanted, for older spellings.
+      rename: Turns a name in the file into the one that is looked for, for older spellings.
 
     Returns:
       {prefix: float32 parameters}, and the file's SHA-256.
@@ -43,13 +48,14 @@ def load(
         with safetensors.safe_open(path, framework='numpy') as file:
             names = {rename(name): name for name in file.keys()}  # noqa: SIM118 - not a mapping
             trees = {
-                prefix: _fill(tree, prefix, names, file, path, owner)
+                prefix: _fill(tree, prefix=prefix, names=names, file=file, path=path, owner=owner)
                 for prefix, tree in shapes.items()
             }
     except safetensors.SafetensorError as error:
         raise ValueError(
             f'{path} is not a safetensors file ({error}); it must be {owner}.'
         ) from error
+    # A weight too many means another network, whose features would be wrong without any error.
     rest = [
         name
         for name in sorted(names)
@@ -64,17 +70,22 @@ def load(
         return trees, hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _fill(tree, prefix, names, file, path, owner):
-    """Takes the tree's weights out of `names`."""
+def _fill(
+    tree: Any, *, prefix: str, names: dict[str, str], file: Any, path: str, owner: str
+) -> Any:
+    """The tree with the file's arrays in it; takes their names out of `names`."""
 
     def pick(key_path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         *modules, kind = (entry.key for entry in key_path)
-        name = '.'.join([*filter(None, [prefix]), *modules, _KINDS.get(kind, kind)])
+        name_parts = [*modules, _KINDS.get(kind, kind)]
+        name = '.'.join([prefix, *name_parts] if prefix else name_parts)
         if name not in names:
             raise ValueError(f'{path} lacks {name!r}; it must be {owner}, the whole file.')
+        # What is left in `names` at the end belongs to none of the networks.
+        # Published files are often float16, which our parameters are not.
         value = file.get_tensor(names.pop(name)).astype(np.float32)
-        if kind == 'kernel':  # torch has (out, in) and (out, in, height, width)
-            value = value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)
+        if kind == 'kernel':
+            value = linen_kernel(value)
         if value.shape != leaf.shape:
             raise ValueError(
                 f'{path}: {name!r} has shape {value.shape} in our layout where {leaf.shape} is '

@@ -1,6 +1,6 @@
 """Where a published weights file lies: a local path, or one that the Hugging Face Hub delivers.
 
-What is inside is `torch_layout.py`'s.
+`encoders/torch_layout.py` reads what is inside.
 """
 
 import os
@@ -16,12 +16,12 @@ def locate(path: str, field: str, what: str) -> str:
     Args:
       path: A local path, or 'hf://OWNER/NAME/FILE', with '@REVISION' after the name for another
         revision than the newest.
-      field: The setting that `path` comes from, for messages.
+      field: Name of the setting that `path` comes from, for messages.
       what: The file in words, for messages.
 
     Raises:
       FileNotFoundError: there is no such file, or it cannot be downloaded.
-      ValueError: not a path of the Hub's form.
+      ValueError: the path begins with hf:// but does not have the Hub's form.
     """
     if not path.startswith(_HUB):
         if path and Path(path).is_file():
@@ -33,14 +33,16 @@ def locate(path: str, field: str, what: str) -> str:
     if not parts:
         raise ValueError(f'{field} is {path!r}; on the Hub it must be hf://OWNER/NAME/FILE.')
     repository, revision, name = parts.groups()
-    # Here, so that runs from local files need neither the package's time nor a network.
+    # Imported here, so that runs from local files need neither the package's time nor a network.
     import huggingface_hub
     from huggingface_hub import errors
 
+    # A missing network, a missing file and a full disk come as these three.
     try:
         return huggingface_hub.hf_hub_download(repository, name, revision=revision)
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        text = str(error).strip()
+        reason = text.splitlines()[0] if text else type(error).__name__
         raise FileNotFoundError(
             f'{field} is {path!r}, which could not be downloaded ({reason}); where there is no '
             f'network, put {os.path.basename(name)} of {repository} somewhere and give its path.'

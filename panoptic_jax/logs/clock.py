@@ -1,6 +1,7 @@
 """What the machine does while it trains: time, throughput, MFU, memory, profiler window.
 
-Measures only; `dashboards.py` writes the numbers down.
+This module measures, and `logs/dashboards.py` writes the numbers down. `machine/chips.py` knows the
+peaks of chips by name.
 """
 
 import contextlib
@@ -21,37 +22,38 @@ from panoptic_jax.machine.chips import known_chip
 class Clock:
     """Training time and throughput, with pauses left out.
 
-    Compile before the clock is made or inside `paused()`: the first steps are then like all others.
+    Compile before the clock is made or inside `paused()`, so that the first steps are like all
+    others.
 
     Attributes:
-      seconds: training seconds so far, of earlier processes too; pauses do not count. Save it with
-        the checkpoint and hand it back to the constructor on resume.
+      seconds: Training seconds so far, those of earlier processes included; pauses do not count.
+        Save it with the checkpoint, and hand it back to the constructor on resume.
     """
 
     def __init__(
         self,
+        *,
         start_step: int,
         total_steps: int,
         batch_size: int,
-        flops_per_step: float | None = None,
-        peak_flops: float | None = None,
+        seconds_at_peak: float | None = None,
         seconds: float = 0.0,
         now: Callable[[], float] = time.perf_counter,
     ):
         """Starts counting.
 
         Args:
-          start_step: optimiser steps that are already done.
-          total_steps: steps at the end of the run.
-          batch_size: images per step, over all devices.
-          flops_per_step: model FLOPs of one step over all devices; None: no MFU.
-          peak_flops: of all devices together, see `matmul_peak`; None: no MFU.
-          seconds: training seconds of earlier processes.
-          now: the source of time, in seconds.
+          start_step: Optimiser steps that are already done.
+          total_steps: Steps at the end of the run.
+          batch_size: Images per step, over all devices.
+          seconds_at_peak: What a step would take at the devices' peak: its model FLOPs over
+            `matmul_peak`; None for no MFU.
+          seconds: Training seconds of earlier processes.
+          now: Source of the time, in seconds.
         """
         self._total_steps = total_steps
         self._batch_size = batch_size
-        self._share = flops_per_step / peak_flops if flops_per_step and peak_flops else None
+        self._seconds_at_peak = seconds_at_peak
         self._now = now
         self._earlier = seconds
         self._start = now()
@@ -67,8 +69,8 @@ class Clock:
     def paused(self) -> Iterator[None]:
         """Leaves out what happens inside: validation, checkpoints, previews, compilation.
 
-        Wait for the steps under way (`jax.block_until_ready`) before entering it, or their time is
-        taken for a part of the pause.
+        Before entering it, wait for the steps that were dispatched (`jax.block_until_ready`).
+        Otherwise their time is taken for a part of the pause.
         """
         start = self._now()
         try:
@@ -80,33 +82,37 @@ class Clock:
         """Numbers of the window since the last report (or the start), ready for `Writers.write`.
 
         Args:
-          step: optimiser steps done, all of them finished on the device; more than at the last
+          step: Optimiser steps done, all of them finished on the device; more than at the last
             report.
 
         Returns:
-          images_per_second over all devices; mfu, the share of the peak in [0, 1] (None where
-          peak or FLOPs are unknown); seconds of training so far; eta_seconds until the last step,
-          pauses included at the rate seen so far.
+          images_per_second over all devices; mfu, the share of the peak in [0, 1] (None where peak
+          or FLOPs are unknown); seconds of training so far; eta_seconds until the last step, with
+          pauses at the rate seen so far.
         """
         seconds = self.seconds
-        steps = step - self._window[0]
-        step_seconds = (seconds - self._window[1]) / steps
+        last_step, last_seconds = self._window
+        step_seconds = (seconds - last_seconds) / (step - last_step)
         self._window = (step, seconds)
+        # Pauses before the first report do not come again: compilation, restoring, first files.
         if self._first is None:
             self._first = (step, self._pauses)
-        pause = (self._pauses - self._first[1]) / max(1, step - self._first[0])
+        first_step, first_pauses = self._first
+        pause_per_step = (self._pauses - first_pauses) / max(1, step - first_step)
+        steps_left = self._total_steps - step
         return {
             'images_per_second': self._batch_size / step_seconds,
-            'mfu': None if self._share is None else self._share / step_seconds,
+            'mfu': None if self._seconds_at_peak is None else self._seconds_at_peak / step_seconds,
             'seconds': seconds,
-            'eta_seconds': (self._total_steps - step) * (step_seconds + pause),
+            'eta_seconds': steps_left * (step_seconds + pause_per_step),
         }
 
 
 def matmul_peak(devices: Sequence[jax.Device]) -> float:
-    """FLOP/s that the devices together reach at best: what MFU is a share of.
+    """FLOP/s that the devices together reach at best; MFU is a share of it.
 
-    The known dense bf16 peak of TPUs and data-centre GPUs; that of others is measured.
+    For TPUs and data-centre GPUs it is the known dense bfloat16 peak. For other devices it is
+    measured.
     """
     if chip := known_chip(devices[0].device_kind):
         return chip.peak_flops * len(devices)
@@ -114,21 +120,25 @@ def matmul_peak(devices: Sequence[jax.Device]) -> float:
 
 
 def measured_matmul_peak(devices: Sequence[jax.Device]) -> float:
-    """FLOP/s of the devices together, by the best of some large products within a second on one.
+    """FLOP/s of the devices together: the best of some large products within a second on one.
 
-    Float32 on CPU and bfloat16 elsewhere. The CPU devices of one process share its cores and count
-    once.
+    The products are float32 on CPU and bfloat16 elsewhere.
     """
     if devices[0].platform == 'cpu':
-        return _measure_matmul(2048, jnp.float32) * len({d.process_index for d in devices})
+        # The CPU devices of one process share its cores and count once.
+        processes = {device.process_index for device in devices}
+        return _measure_matmul(2048, jnp.float32) * len(processes)
     return _measure_matmul(8192, jnp.bfloat16) * len(devices)
 
 
 def _measure_matmul(size: int, dtype: Any) -> float:
     """FLOP/s of one size x size x size product on the default local device, best of a few."""
-    product = jax.jit(jnp.matmul).lower(*[jax.ShapeDtypeStruct((size, size), dtype)] * 2).compile()
+    shape = jax.ShapeDtypeStruct((size, size), dtype)
+    product = jax.jit(jnp.matmul).lower(shape, shape).compile()
     matrix = jnp.full((size, size), 0.5, dtype)
+    # The first call also pays for loading the program.
     jax.block_until_ready(product(matrix, matrix))
+    # The best and not the mean: other jobs on the machine only ever make a product slower.
     best, end = float('inf'), time.perf_counter() + 1.0
     while time.perf_counter() < end:
         start = time.perf_counter()
@@ -140,40 +150,45 @@ def _measure_matmul(size: int, dtype: Any) -> float:
 def device_memory() -> dict[str, int]:
     """Bytes in use, at most so far and available, per local device, as scalars for a dashboard.
 
-    Keys `memory/device_0_bytes_in_use`, `..._peak_bytes_in_use`, `..._bytes_limit`. Where devices
-    keep no account (CPU), `memory/host_bytes_in_use`: what this process holds of main memory.
+    Returns:
+      `memory/device_0_bytes_in_use`, `..._peak_bytes_in_use`, `..._bytes_limit` and so on. Where
+      devices keep no account (CPU), `memory/host_bytes_in_use`: this process's share of main
+      memory.
     """
-    found = {}
+    scalars = {}
     for i, device in enumerate(jax.local_devices()):
         statistics = device.memory_stats() or {}
         for name in ('bytes_in_use', 'peak_bytes_in_use', 'bytes_limit'):
             if name in statistics:
-                found[f'memory/device_{i}_{name}'] = statistics[name]
-    if not found:
-        resident_pages = epath.Path('/proc/self/statm')
-        if resident_pages.exists():
-            pages = int(resident_pages.read_text().split()[1])
-            found['memory/host_bytes_in_use'] = pages * os.sysconf('SC_PAGE_SIZE')
-    return found
+                scalars[f'memory/device_{i}_{name}'] = statistics[name]
+    if not scalars:
+        # Linux alone has this file. Its second number is the resident set in pages.
+        memory_status = epath.Path('/proc/self/statm')
+        if memory_status.exists():
+            pages = int(memory_status.read_text().split()[1])
+            scalars['memory/host_bytes_in_use'] = pages * os.sysconf('SC_PAGE_SIZE')
+    return scalars
 
 
 class ProfilerWindow:
     """A profiler trace of a few steps, for TensorBoard's profile tab or xprof.
 
     Call `before_step` ahead of every step and `close` at the end, also after an exception. A run
-    that resumes inside the window traces what is left of it; after it, nothing. Process 0 only.
+    that resumes inside the window traces what is left of it, and after the window nothing. Only
+    process 0 traces.
     """
 
     def __init__(self, workdir: epath.PathLike, first_step: int, steps: int):
         """Plans the window.
 
         Args:
-          workdir: the trace goes to `workdir/tensorboard/plugins/profile`.
-          first_step: the first step that is traced, counted from 0 (`before_step`); 0: no window.
-          steps: how many.
+          workdir: The trace goes to `workdir/tensorboard/plugins/profile`.
+          first_step: First step that is traced, counted from 0 (`before_step`); 0 for no window.
+          steps: Number of steps that are traced.
         """
         self._folder = epath.Path(workdir) / 'tensorboard'
         self._steps = range(first_step, first_step + steps)
+        # Traces of all processes would be large and look alike.
         self._closed = first_step == 0 or jax.process_index() != 0
         self.active = False
 
@@ -181,22 +196,23 @@ class ProfilerWindow:
         """Starts or ends the trace.
 
         Args:
-          step: number of the step about to be dispatched.
-          running: arrays that the steps under way produce (the train state, say); waited for at
-            both edges of the window, so that it holds whole steps.
+          step: Number of the step that is dispatched next.
+          running: Arrays that the dispatched steps produce, such as the train state. They are
+            waited for at both edges of the window, so that it holds whole steps.
         """
-        if self._closed or (not self.active and step not in self._steps):
+        inside = step in self._steps
+        if self._closed or inside == self.active:
             return
-        if self.active and step not in self._steps:
-            jax.block_until_ready(running)
+        jax.block_until_ready(running)
+        if not inside:
             self.close()
-        elif not self.active:
-            jax.block_until_ready(running)
-            self._traced = str(self._folder)
-            if files.is_remote(self._folder):  # the profiler writes local files only
-                self._traced = tempfile.mkdtemp(prefix='panoptic_jax_trace_')
-            jax.profiler.start_trace(self._traced)
-            self.active = True
+            return
+        self._traced = str(self._folder)
+        # The profiler writes local files only.
+        if files.is_remote(self._folder):
+            self._traced = tempfile.mkdtemp(prefix='panoptic_jax_trace_')
+        jax.profiler.start_trace(self._traced)
+        self.active = True
 
     def close(self) -> None:
         """Writes the trace if one is open; nothing is traced afterwards."""

@@ -1,7 +1,8 @@
 """Where a run is written down: TensorBoard files, metrics.jsonl, the console, picture grids.
 
-Importing this module is what lets clu's metric writers work without TensorFlow; import them from
-nowhere else. The numbers come from the callers and from `clock.py`.
+This module is the only one that imports clu's metric writers, which it makes work without
+TensorFlow. The numbers come from the callers and from `logs/clock.py`; `logs/json_lines.py` and
+`logs/event_files.py` write the files.
 """
 
 import os
@@ -21,7 +22,9 @@ from tensorboardX import record_writer, summary
 from panoptic_jax.logs import event_files, json_lines
 from panoptic_jax.machine import files
 
-# clu.metric_writers imports its TensorFlow writer at load. A stand-in takes that module's place.
+# clu.metric_writers imports its TensorFlow writer when it is loaded, and clu has no setting against
+# that. An empty module takes that name first, so that nobody has to install TensorFlow (a gigabyte,
+# and ten seconds a start) for a writer that is never used. It is this package's only patch.
 _stub = types.ModuleType('clu.metric_writers.summary_writer')
 _stub.SummaryWriter = None
 sys.modules.setdefault('clu.metric_writers.summary_writer', _stub)
@@ -31,19 +34,33 @@ from clu import metric_writers  # noqa: E402
 class TensorBoardWriter(metric_writers.MetricWriter):
     """A clu metric writer over tensorboardX.
 
-    Event files of an earlier process stay; TensorBoard hides their steps after `start_step`, which
+    Event files of an earlier process stay. TensorBoard hides their steps after `start_step`, which
     a resumed run takes again.
     """
 
-    def __init__(self, folder: epath.PathLike, start_step: int = 0):
-        """Opens a new event file in `folder`; `start_step`: steps that are done."""
+    def __init__(
+        self,
+        folder: epath.PathLike,
+        start_step: int = 0,
+        *,
+        part_bytes: int = event_files.PART_BYTES,
+    ):
+        """Opens a new event file.
+
+        Args:
+          folder: Where the file lies, local or remote.
+          start_step: Steps that are done.
+          part_bytes: Size of the parts of a remote file, see `logs/event_files.py`.
+        """
         if files.is_remote(folder):
-            record_writer.register_writer_factory('gs', event_files.BucketFolders())
+            folders = event_files.BucketFolders(part_bytes=part_bytes)
+            record_writer.register_writer_factory('gs', folders)
         self._writer = tensorboardX.SummaryWriter(
             os.fspath(folder),
             purge_step=start_step + 1,
             flush_secs=30,
-            filename_suffix=f'.{time.time_ns()}',  # two starts within a second: two files
+            # tensorboardX's own names count seconds: two starts within one would share a file.
+            filename_suffix=f'.{time.time_ns()}',
         )
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
@@ -56,8 +73,9 @@ class TensorBoardWriter(metric_writers.MetricWriter):
             stack = np.asarray(value)
             stack = stack[None] if stack.ndim == 3 else stack
             for i, picture in enumerate(stack):
-                name_i = name if len(stack) == 1 else f'{name}/{i}'
-                self._writer.add_image(name_i, picture, step, dataformats='HWC')
+                # TensorBoard shows one picture per tag and step.
+                tag = name if len(stack) == 1 else f'{name}/{i}'
+                self._writer.add_image(tag, picture, step, dataformats='HWC')
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         for name, text in texts.items():
@@ -71,12 +89,12 @@ class TensorBoardWriter(metric_writers.MetricWriter):
             self._writer.add_histogram(name, np.asarray(values), step, max_bins=buckets)
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Flat names to values; what is no number, truth value or text is written as text."""
+        """Flat names to values; values that are no number, truth value or text become text."""
         plain = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in hparams.items()
         }
-        # add_hparams of tensorboardX would open a second run beside this one.
+        # tensorboardX's own add_hparams would open a second run beside this one.
         for part in summary.hparams(plain, {'loss': None}):
             self._writer.file_writer.add_summary(part)
 
@@ -103,13 +121,13 @@ class Writers:
     """
 
     def __init__(self, workdir: epath.PathLike, start_step: int, total_steps: int, first: bool):
-        """See `create_writers`; `first`: this process writes."""
+        """See `create_writers`; `first` says whether this process writes."""
         self._total_steps = total_steps
         self._first = first
         if first:
             workdir = epath.Path(workdir)
             workdir.mkdir(parents=True, exist_ok=True)
-            # In a thread of its own: encoding pictures must not hold up the next step.
+            # A thread of its own: encoding pictures must not hold up the next step.
             self._clu = metric_writers.AsyncWriter(
                 TensorBoardWriter(workdir / 'tensorboard', start_step)
             )
@@ -122,10 +140,10 @@ class Writers:
         """One log step: TensorBoard, a line of metrics.jsonl and a line on the console.
 
         Args:
-          step: optimiser steps done.
-          scalars: at least loss, loss_image, loss_map, grad_norm, learning_rate and what
-            `Clock.report` gives. None (no such number: the map's loss of a plain U-ViT) and
-            non-finite values become null in the file.
+          step: Optimiser steps done.
+          scalars: At least loss, loss_image, loss_map, grad_norm, learning_rate and what
+            `Clock.report` gives. None stands for a number that does not exist, such as the map's
+            loss of a plain U-ViT. None and values that are not finite become null in the file.
         """
         if self._first:
             numbers = json_lines.plain(scalars)
@@ -134,16 +152,15 @@ class Writers:
             print(_console_line(step, self._total_steps, numbers), flush=True)
 
     def write_validation(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Held-out losses and the like: TensorBoard, validation.jsonl and a console line.
-
-        They have a file of their own: every line of metrics.jsonl has the same keys.
-        """
+        """Held-out losses and scores of previews: TensorBoard, validation.jsonl, the console."""
+        # They have a file of their own, since every line of metrics.jsonl has the same keys.
         if self._first:
             numbers = json_lines.plain(scalars)
-            self._clu.write_scalars(step, _present(numbers))
+            present = _present(numbers)
+            self._clu.write_scalars(step, present)
             self._validation.write(step, numbers)
-            listed = '  '.join(f'{name} {value:.4g}' for name, value in _present(numbers).items())
-            print(f'step {step:,}  {listed}', flush=True)
+            line = '  '.join(f'{name} {value:.4g}' for name, value in present.items())
+            print(f'step {step:,}  {line}', flush=True)
 
     def write_images(self, step: int, images: Mapping[str, Any]) -> None:
         """Names to pictures (N, H, W, 3) or (H, W, 3), uint8 or float in [0, 1]."""
@@ -158,8 +175,11 @@ class Writers:
         self._clu.write_texts(step, texts)
 
     def flush(self) -> None:
-        """Puts everything on disk. Call it before a checkpoint is saved: a resume from that
-        checkpoint cannot write lost lines again."""
+        """Puts everything on disk.
+
+        Call it before a checkpoint is saved: a run that resumes there does not write the lines of
+        earlier steps again.
+        """
         self._clu.flush()
         if self._first:
             self._log.flush()
@@ -173,34 +193,38 @@ class Writers:
 def create_writers(workdir: epath.PathLike, start_step: int, total_steps: int) -> Writers:
     """Opens the run's records: workdir/tensorboard, metrics.jsonl and validation.jsonl.
 
-    Call it after the restore: whatever earlier processes wrote for steps after `start_step` is cut
-    off (JSON lines) or hidden (TensorBoard), a half-written last line too.
+    Call it after the restore. What earlier processes wrote for steps after `start_step` is cut off
+    (JSON lines) or hidden (TensorBoard), and so is a last line that was written in part.
 
     Args:
-      workdir: the run's folder, also `gs://`; made if missing.
-      start_step: steps that are done; 0 for a new run.
-      total_steps: steps at the end of the run, for the console.
+      workdir: The run's folder, also `gs://`; made if missing.
+      start_step: Steps that are done; 0 for a new run.
+      total_steps: Steps at the end of the run, for the console.
     """
     return Writers(workdir, start_step, total_steps, first=jax.process_index() == 0)
 
 
 def parameter_overview(params: Any) -> str:
     """clu's table of names, shapes, sizes and shardings, as Markdown for `Writers.write_text`."""
-    return f'```\n{clu_overview.get_parameter_overview(params, include_stats="sharding")}\n```'
+    overview = clu_overview.get_parameter_overview(params, include_stats='sharding')
+    # Markdown would join the lines outside a code block.
+    return f'```\n{overview}\n```'
 
 
 def _present(numbers: Mapping[str, float | None]) -> dict[str, float]:
+    """The numbers that exist: dashboards have gaps where the files have null."""
     return {name: value for name, value in numbers.items() if value is not None}
 
 
 def _console_line(step: int, total_steps: int, numbers: Mapping[str, float | None]) -> str:
     """`step 1,200/50,000  loss 0.412 = image 0.210 + map 0.202  311 img/s  MFU 41.2 %  ETA ...`."""
     shown = _present(numbers)
+    # A loss that is not finite has become None on its way here.
     loss = f'loss {shown["loss"]:.4f}' if 'loss' in shown else 'loss not finite'
     streams = [
-        f'{stream} {shown[name]:.4f}'
-        for stream, name in (('image', 'loss_image'), ('map', 'loss_map'))
-        if name in shown
+        f'{stream} {shown[f"loss_{stream}"]:.4f}'
+        for stream in ('image', 'map')
+        if f'loss_{stream}' in shown
     ]
     if streams:
         loss += f' = {" + ".join(streams)}'

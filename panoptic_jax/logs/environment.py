@@ -1,15 +1,18 @@
-"""What a run was: `config.json` and `environment.json` in its folder, and its compiled programs."""
+"""The circumstances of a run: its settings, its software and devices, and its compiled programs.
+
+`config.json`, `environment.json` and the folder `compiled` in the run's folder keep them.
+"""
 
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 from absl import logging
 from etils import epath
 
@@ -18,35 +21,36 @@ from panoptic_jax.machine import files
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 
 
-def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """{'data.dir': ..., 'model.depth': ...}: the config with dotted names."""
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """{'data.dir': ..., 'model.depth': ...}: nested settings with dotted names."""
     leaves = {}
-    for name, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
             leaves |= {f'{name}.{key}': inner for key, inner in flat(value).items()}
         else:
             leaves[name] = value
     return leaves
 
 
-def record(workdir: str, config: ml_collections.ConfigDict) -> None:
-    """Writes both files, on process 0; says which settings have changed since the last start."""
+def record(workdir: str, settings: Mapping[str, Any]) -> None:
+    """Writes both files, on process 0; logs which settings have changed since the last start.
+
+    Args:
+      workdir: The run's folder; made if missing.
+      settings: The whole config as nested dicts, JSON-able.
+    """
     if jax.process_index():
         return
     folder = epath.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / 'config.json'
     if path.exists():
-        before = flat(ml_collections.ConfigDict(json.loads(path.read_text())))
-        now = flat(ml_collections.ConfigDict(json.loads(json.dumps(config.to_dict()))))
-        changed = [
-            f'{name}: {before[name]!r} -> {value!r}'
-            for name, value in now.items()
-            if name in before and before[name] != value
-        ]
+        changed = _changed(json.loads(path.read_text()), settings)
+        # A warning and no error: a longer run, say, goes on from the same checkpoint. What must
+        # not change is checked against the checkpoint itself.
         if changed:
             logging.warning('Settings have changed since the last start: %s.', ', '.join(changed))
-    files.write_json(path, config.to_dict())
+    files.write_json(path, settings)
     details = {
         'commit': _commit(),
         'python': platform.python_version(),
@@ -57,12 +61,25 @@ def record(workdir: str, config: ml_collections.ConfigDict) -> None:
     files.write_json(folder / 'environment.json', details)
 
 
+def _changed(before: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Lines 'name: old -> new' for settings that both have; `before` comes from JSON."""
+    # JSON has lists in the place of tuples, so both sides pass through it.
+    now = json.loads(json.dumps(settings))
+    old_values = flat(before)
+    return [
+        f'{name}: {old_values[name]!r} -> {value!r}'
+        for name, value in flat(now).items()
+        if name in old_values and old_values[name] != value
+    ]
+
+
 def keep_compiled(workdir: str) -> None:
-    """Programs that took over a second to compile are kept in `workdir/compiled`.
+    """Keeps programs that took over a second to compile in `workdir/compiled`.
 
     The same command then starts at once, after a preemption or as another mode. Call it before
     anything is compiled. `JAX_COMPILATION_CACHE_DIR` names another folder.
     """
+    # JAX reads the variable itself.
     if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
         folder = epath.Path(workdir) / 'compiled'
         jax.config.update('jax_compilation_cache_dir', os.fspath(folder))
@@ -76,6 +93,7 @@ def _commit() -> str | None:
             ['git', 'describe', '--always', '--abbrev=40', '--dirty=+'],
             cwd=folder, capture_output=True, text=True, check=True,
         )  # fmt: skip
+    # No git, or code that was installed without its repository.
     except (OSError, subprocess.CalledProcessError):
         return None
     return described.stdout.strip()

@@ -1,14 +1,16 @@
-"""TensorBoard's event files in a bucket, which knows no append: written again, a part at a time.
+"""TensorBoard's event files in a bucket, which knows no append: parts that are written again.
 
-tensorboardX writes such files, too, but all of a run's events, pictures included, at every flush.
-What the events are is `dashboards.py`'s affair.
+tensorboardX can write to buckets by itself, but then every flush writes all of a run's events,
+pictures included. `logs/dashboards.py` says what the events are.
 """
 
 from absl import logging
 
 from panoptic_jax.machine import files
 
-_PART_BYTES = 8 * 2**20  # that a flush writes again at the most, and one event more
+# A flush writes at most this again, and one event more. Larger parts make slower flushes, and
+# smaller ones make more files for TensorBoard to list.
+PART_BYTES = 8 * 2**20
 
 
 class BucketFiles:
@@ -18,9 +20,15 @@ class BucketFiles:
     is out of reach for a while costs no event: what could not be written waits for the next flush.
     """
 
-    def __init__(self, path: str):
-        """`path`: of the first part."""
+    def __init__(self, path: str, *, part_bytes: int = PART_BYTES):
+        """Starts the file.
+
+        Args:
+          path: Path of the first part.
+          part_bytes: A part that has more bytes after a flush is complete.
+        """
         self._path = path
+        self._part_bytes = part_bytes
         self._number = 0
         self._content = bytearray()
         self._written = 0
@@ -32,17 +40,17 @@ class BucketFiles:
         if len(self._content) == self._written:
             return
         path = f'{self._path}.{self._number:05d}' if self._number else self._path
+        # Raised, an error of any kind would end tensorboardX's thread and hang the run.
         try:
             files.write_whole(path, bytes(self._content))
-        except (
-            Exception
-        ) as error:  # of many kinds; raised, it would end tensorboardX's thread and hang the run
+        except Exception as error:
             logging.warning('%s is written later, since the bucket says: %s', path, error)
             return
         self._written = len(self._content)
-        if self._written > _PART_BYTES:
+        if self._written > self._part_bytes:
             self._number += 1
-            self._content, self._written = bytearray(), 0
+            self._content = bytearray()
+            self._written = 0
 
     def close(self) -> None:
         self.flush()
@@ -51,8 +59,11 @@ class BucketFiles:
 class BucketFolders:
     """What tensorboardX asks of a scheme of paths, for its `register_writer_factory`."""
 
+    def __init__(self, *, part_bytes: int = PART_BYTES):
+        self._part_bytes = part_bytes
+
     def open(self, path: str) -> BucketFiles:
-        return BucketFiles(path)
+        return BucketFiles(path, part_bytes=self._part_bytes)
 
     def directory_check(self, path: str) -> None:
         """A bucket's folders need not be made."""

@@ -13,21 +13,31 @@ class Progress:
 
     def __init__(self, job: str, items: str, total: int) -> None:
         """`job` and `items` are words for the line, such as 'prepare' and 'images'."""
-        self._job, self._items, self._total, self._done = job, items, total, 0
-        self._start = self._last = time.monotonic()
+        self._job = job
+        self._items = items
+        self._total = total
+        self._done = 0
+        self._start = time.monotonic()
+        self._last_line = self._start
 
     def add(self, count: int = 1) -> None:
         """Counts finished items."""
         self._done += count
         now = time.monotonic()
-        if now - self._last >= _SECONDS_BETWEEN_LINES or self._done == self._total:
-            self._last = now
-            rate = self._done / (now - self._start)
-            logging.info(
-                '%s: %d/%d %s, %s %s/s, %s left',
-                self._job, self._done, self._total, self._items, readable(rate), self._items,
-                duration((self._total - self._done) / rate),
-            )  # fmt: skip
+        # The last item always gets its line, so that the log ends with the job's mean rate.
+        is_last = self._done == self._total
+        if is_last or now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            self._log(self._done / (now - self._start))
+
+    def _log(self, rate: float) -> None:
+        # The mean rate since the start, which varies less than that of the last seconds.
+        seconds_left = (self._total - self._done) / rate
+        logging.info(
+            '%s: %d/%d %s, %s %s/s, %s left',
+            self._job, self._done, self._total, self._items, readable(rate), self._items,
+            duration(seconds_left),
+        )  # fmt: skip
 
 
 def readable(rate: float) -> str:

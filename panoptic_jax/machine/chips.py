@@ -1,20 +1,20 @@
-"""What is known of accelerators: peak arithmetic, memory and links, from their makers' pages.
+"""Facts about accelerator chips from their makers' pages: peak arithmetic, memory and links.
 
-What a device at hand reaches is measured in `clock.py`.
+What the devices at hand really reach is measured in `logs/clock.py`.
 """
 
 from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """One device as JAX counts them.
+    """One device, as JAX counts devices.
 
     Attributes:
       peak_flops: Dense bfloat16 FLOP/s.
-      flops_per_cycle: Of all its matrix units; 0 for what is not a TPU.
-      memory_bytes: Of its own high-bandwidth memory.
-      memory_bandwidth: Bytes/s of it.
-      link_bandwidth: Bytes/s over all its links to other chips of a slice (ICI); 0 if not a TPU.
+      flops_per_cycle: FLOP that all matrix units together do in one cycle; 0 if not a TPU.
+      memory_bytes: Size of the high-bandwidth memory.
+      memory_bandwidth: Bytes/s between that memory and the chip.
+      link_bandwidth: Bytes/s over all links to other chips of a slice (ICI); 0 if not a TPU.
     """
 
     peak_flops: float
@@ -25,25 +25,54 @@ class Chip(NamedTuple):
 
     @property
     def clock_hertz(self) -> float:
-        """The clock that peak and matrix units imply."""
+        """The clock frequency that the peak and the number of matrix units imply."""
         return self.peak_flops / self.flops_per_cycle
 
 
-# By the start of JAX's `device_kind`; the first match counts. A TPU's matrix unit does 128 x 128
-# (TPU v6: 256 x 256) multiplications and additions a cycle.
-_UNIT, _LARGE_UNIT = 2 * 128**2, 2 * 256**2
+def _tpu(
+    *, teraflops: float, units: int, side: int = 128, gibibytes: int, memory: float, links: float
+) -> Chip:
+    """A TPU with `units` matrix units of side x side cells; `memory` and `links` in GB/s."""
+    # Each cell of a matrix unit does one multiplication and one addition a cycle.
+    flops_per_cycle = units * 2 * side**2
+    return Chip(
+        peak_flops=teraflops * 1e12,
+        flops_per_cycle=flops_per_cycle,
+        memory_bytes=gibibytes * 2**30,
+        memory_bandwidth=memory * 1e9,
+        link_bandwidth=links * 1e9,
+    )
+
+
+def _gpu(*, teraflops: float, gibibytes: int, memory: float) -> Chip:
+    """A GPU; `memory` in GB/s. Nothing is predicted for GPUs, so links and cycles stay out."""
+    return Chip(
+        peak_flops=teraflops * 1e12,
+        flops_per_cycle=0,
+        memory_bytes=gibibytes * 2**30,
+        memory_bandwidth=memory * 1e9,
+        link_bandwidth=0,
+    )
+
+
+# The start of JAX's `device_kind`, and the chip. The first match counts, so 'TPU v5', which is the
+# v5p, stands behind the names that begin alike.
 _CHIPS = (
-    ('TPU v4', Chip(275e12, 8 * _UNIT, 32 * 2**30, 1228e9, 300e9)),
-    ('TPU v5 lite', Chip(197e12, 4 * _UNIT, 16 * 2**30, 819e9, 200e9)),
-    ('TPU v5e', Chip(197e12, 4 * _UNIT, 16 * 2**30, 819e9, 200e9)),
-    ('TPU v5', Chip(459e12, 8 * _UNIT, 95 * 2**30, 2765e9, 600e9)),
-    ('TPU v6', Chip(918e12, 4 * _LARGE_UNIT, 32 * 2**30, 1640e9, 448e9)),
-    ('NVIDIA A100', Chip(312e12, 0, 80 * 2**30, 2039e9, 0)),
-    ('NVIDIA H100', Chip(989e12, 0, 80 * 2**30, 3350e9, 0)),
-    ('NVIDIA H200', Chip(989e12, 0, 141 * 2**30, 4800e9, 0)),
+    ('TPU v4', _tpu(teraflops=275, units=8, gibibytes=32, memory=1228, links=300)),
+    ('TPU v5 lite', _tpu(teraflops=197, units=4, gibibytes=16, memory=819, links=200)),
+    ('TPU v5e', _tpu(teraflops=197, units=4, gibibytes=16, memory=819, links=200)),
+    ('TPU v5', _tpu(teraflops=459, units=8, gibibytes=95, memory=2765, links=600)),
+    # The v6's matrix units have twice the side.
+    ('TPU v6', _tpu(teraflops=918, units=4, side=256, gibibytes=32, memory=1640, links=448)),
+    ('NVIDIA A100', _gpu(teraflops=312, gibibytes=80, memory=2039)),
+    ('NVIDIA H100', _gpu(teraflops=989, gibibytes=80, memory=3350)),
+    ('NVIDIA H200', _gpu(teraflops=989, gibibytes=141, memory=4800)),
 )
 
 
 def known_chip(device_kind: str) -> Chip | None:
-    """The chip of a `jax.Device.device_kind`, if it is in the table."""
-    return next((chip for start, chip in _CHIPS if device_kind.startswith(start)), None)
+    """The chip of a `jax.Device.device_kind`; None where the table does not hold it."""
+    for start, chip in _CHIPS:
+        if device_kind.startswith(start):
+            return chip
+    return None

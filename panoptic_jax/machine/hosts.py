@@ -1,6 +1,7 @@
 """Several processes as one job: joining it, sharing work out, and waiting for one another.
 
-Which job there is, is found out in `jobs.py`; how arrays lie on their devices is `sharding.py`'s.
+`machine/jobs.py` finds out which job there is. `machine/sharding.py` says how arrays lie on the
+devices of all processes.
 """
 
 import os
@@ -18,35 +19,40 @@ from jax.experimental import multihost_utils
 from panoptic_jax.machine import jobs
 
 _JOIN_SECONDS = 300
-_LEAVE_SECONDS = 3600  # that a finished process waits for the others, of which the first does more
+# How long a finished process waits for the others, of which process 0 has more to do at the end.
+_LEAVE_SECONDS = 3600
 _POLL_SECONDS = 1.0
 _SECONDS_BETWEEN_LINES = 60
 
 
-def start() -> None:
-    """Joins the job that the environment names; without one this process is all there is.
+def start(join_seconds: int = _JOIN_SECONDS) -> None:
+    """Joins the job that the environment names; without a job this process works alone.
 
-    Afterwards process 0 alone logs more than warnings.
+    Afterwards only process 0 logs more than warnings.
+
+    Args:
+      join_seconds: How long to wait for the other processes. Where they do not come in time, this
+        process ends with a sentence and exit code 1.
 
     Raises:
-      ValueError: A job is named by halves, or cannot be joined. Where the other processes do not
-        come in time, this one ends with a sentence.
+      ValueError: the environment names a job only in part, or the job cannot be joined.
     """
     job = jobs.find()
     if job is None:
         return
     logging.info('Waiting for all %d processes of %s; %s.', job.count, job.name, job.command)
-    # JAX ends a process whose time to join is over by an abort, which no handler sees.
+    # JAX ends a process whose time to join is over by an abort, which no handler sees. So our own
+    # timer goes off first.
     sentence = (
-        f'error: The {job.count} processes of {job.name} did not meet within {_JOIN_SECONDS} s; '
+        f'error: The {job.count} processes of {job.name} did not meet within {join_seconds} s; '
         f'{job.command}, and open the port.'
     )
-    limit = threading.Timer(_JOIN_SECONDS, _leave, (sentence,))
+    limit = threading.Timer(join_seconds, _leave, (sentence,))
     limit.start()
     try:
         jax.distributed.initialize(
             **job.arguments,
-            initialization_timeout=2 * _JOIN_SECONDS,
+            initialization_timeout=2 * join_seconds,
             shutdown_timeout_seconds=_LEAVE_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
@@ -62,55 +68,71 @@ def start() -> None:
 
 
 class _Prefixed(logging.PythonFormatter):
-    """Lines that say which process they are of."""
+    """Formats log lines so that each says which process wrote it."""
 
     def format(self, record: Any) -> str:
         return f'[process {jax.process_index()}] {super().format(record)}'
 
 
 def of_first(number: int) -> int:
-    """Process 0's number; every process has to ask."""
+    """The number that process 0 gives; every process has to call this."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def deal(row: Callable[[int], Any], count: int) -> np.ndarray:
-    """[row(0), row(1), ...], each process computing its share, all of them getting the whole.
+    """Stacks row(0), row(1), ...: each process computes its share, and all get all rows.
+
+    Every process has to call this.
 
     Args:
-      row: Number -> array or number, all of one shape and type; kept to the bit.
-      count: Rows, at least 1; every process has to ask.
+      row: Number -> array or number, all of one shape and type; values are kept to the bit.
+      count: Number of rows, at least 1.
+
+    Returns:
+      (count, ...) array.
     """
     index, processes = jax.process_index(), jax.process_count()
-    own = np.stack([row(i) for i in range(index, count, processes)] or [row(0)])
+    own = [row(i) for i in range(index, count, processes)]
+    # A process without a share still has to bring rows of the right shape to the exchange.
+    own = np.stack(own or [row(0)])
     if processes == 1:
         return own
-    # As bytes: JAX would make float64 shorter.
     length = -(-count // processes)
-    padded = np.concatenate([own, np.repeat(own[:1], length - len(own), axis=0)])
-    shares = multihost_utils.process_allgather(padded.reshape(length, -1).view(np.uint8))
-    rows = np.ascontiguousarray(np.asarray(shares).swapaxes(0, 1)).reshape(length * processes, -1)
-    return rows[:count].view(own.dtype).reshape(count, *own.shape[1:])
+    padding = np.repeat(own[:1], length - len(own), axis=0)
+    padded = np.concatenate([own, padding])
+    # The rows travel as bytes, since JAX would make float32 of float64.
+    content = padded.reshape(length, -1).view(np.uint8)
+    shares = np.asarray(multihost_utils.process_allgather(content))  # (processes, length, bytes)
+    # Row i was dealt to process i % processes.
+    in_order = np.ascontiguousarray(shares.swapaxes(0, 1)).reshape(length * processes, -1)
+    return in_order[:count].view(own.dtype).reshape(count, *own.shape[1:])
 
 
 def wait_for(done: Callable[[], bool], what: str) -> None:
-    """Polls until `done()`, which another process brings about; `what` is for the log.
+    """Waits until `done()`, which another process brings about.
 
-    Without a time limit: when another process ends, JAX ends this one, after about 100 s.
+    There is no time limit: when another process ends, JAX ends this one after about 100 s.
+
+    Args:
+      done: Called about once a second; True ends the waiting.
+      what: Names what is awaited, for the log.
     """
-    said = time.monotonic()
+    last_line = time.monotonic()
     while not done():
         time.sleep(_POLL_SECONDS)
-        if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
+        if time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
+            last_line = time.monotonic()
             logging.info('Waiting for %s.', what)
 
 
 def leave_failed_job(message: str = '') -> None:
     """Ends this process with exit code 1 if it is part of a job; call it after an error.
 
-    A regular exit would wait for processes that do not know, and then abort with a stack trace
-    below which nobody finds the message.
+    Args:
+      message: Printed to stderr before the end.
     """
+    # A regular exit would wait for processes that do not know of the error. Then it would abort
+    # with a stack trace, and nobody would find the message above it.
     if jax.distributed.is_initialized():
         _leave(message)
 

@@ -39,26 +39,34 @@ def reference(tmp_path_factory):
     return path, torch_reference.save(network.eval(), path)
 
 
-def test_features_equal_pytorch_fids(reference):
-    path, network = reference
-    params, sha256 = inception.load(str(path))
+@pytest.fixture(scope='module')
+def loaded(reference):
+    return inception.load(str(reference[0]))
+
+
+def test_every_weight_is_loaded(loaded):
+    params, sha256 = loaded
     assert len(sha256) == 64
     assert sum(value.size for value in jax.tree.leaves(params)) == 21_785_568 + 2 * 17_216
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
-    pictures[1, :, :128] //= 3
+
+
+def test_features_equal_pytorch_fids(reference, loaded):
+    _, network = reference
+    images = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
+    images[1, :, :128] //= 3
     with torch.no_grad():
-        image = torch.tensor(pictures).permute(0, 3, 1, 2) / 255
-        image = torch.nn.functional.interpolate(image, (299, 299), mode='bilinear') * 2 - 1
+        values = torch.tensor(images).permute(0, 3, 1, 2) / 255
+        values = torch.nn.functional.interpolate(values, (299, 299), mode='bilinear') * 2 - 1
         network.fc = torch.nn.Identity()
-        expected = network(image)
-    torch_reference.assert_close(jax.jit(inception.features)(params, pictures), expected)
+        expected = network(values)
+    torch_reference.assert_close(jax.jit(inception.features)(loaded[0], images), expected)
 
 
-def test_large_pictures_are_shrunk_without_smoothing():
-    picture = np.random.default_rng(0).integers(0, 256, (1, 500, 480, 3), np.uint8)
-    shrunk = jax.image.resize(np.float32(picture), (1, 299, 299, 3), 'bilinear', antialias=False)
+def test_large_images_are_shrunk_without_smoothing():
+    image = np.random.default_rng(0).integers(0, 256, (1, 500, 480, 3), np.uint8)
+    shrunk = jax.image.resize(np.float32(image), (1, 299, 299, 3), 'bilinear', antialias=False)
     expected = torch.nn.functional.interpolate(
-        torch.tensor(np.float32(picture)).permute(0, 3, 1, 2), (299, 299), mode='bilinear'
+        torch.tensor(np.float32(image)).permute(0, 3, 1, 2), (299, 299), mode='bilinear'
     )
     np.testing.assert_allclose(shrunk, expected.permute(0, 2, 3, 1), atol=1e-2)
 

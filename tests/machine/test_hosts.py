@@ -1,11 +1,8 @@
-"""Several processes on one machine: which job they are, sharing work, ends that others can read."""
+"""Several processes on one machine: sharing work, and ends that others can read."""
 
-import http.server
-import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -21,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start_process(index, port, code):
+    """Process `index` of two, which runs `code` with `hosts` imported."""
     environment = {
         'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
         'JAX_PLATFORMS': 'cpu',
@@ -28,17 +26,28 @@ def start_process(index, port, code):
         'JAX_NUM_PROCESSES': '2',
         'JAX_PROCESS_ID': str(index),
     }
-    code = f'from panoptic_jax import hosts; {code}'
+    code = f'from panoptic_jax.machine import hosts; {code}'
     return subprocess.Popen(
         [sys.executable, '-c', code], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
 
 
-@pytest.fixture
-def port():
+def run_both(port, code):
+    """Runs `code` in both processes, which have to succeed."""
+    processes = [start_process(index, port, code) for index in (0, 1)]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+
+
+def free_port():
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         return free.getsockname()[1]
+
+
+@pytest.fixture
+def port():
+    return free_port()
 
 
 def test_two_processes_leave_the_bytes_of_one(tmp_path, port):
@@ -47,15 +56,13 @@ def test_two_processes_leave_the_bytes_of_one(tmp_path, port):
         'hosts.start(); from test_prepare import *; '
         f'prepare.prepare(make_config(Path({str(tmp_path / "data")!r})))'
     )
-    processes = [start_process(index, port, code) for index in (0, 1)]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    run_both(port, code)
     assert contents(tmp_path / 'data') == contents(tmp_path / 'alone')
 
 
 @pytest.mark.parametrize('index', [0, 1])
 def test_a_process_that_stays_alone_ends_with_a_sentence(index, port):
-    process = start_process(index, port, 'hosts._JOIN_SECONDS = 2; hosts.start()')
+    process = start_process(index, port, 'hosts.start(join_seconds=2)')
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     last = error.strip().splitlines()[-1]
@@ -82,126 +89,6 @@ def test_a_process_of_its_own_goes_on_after_an_error():
     assert hosts.leave_failed_job() is None
 
 
-# --- Which job the environment names.
-
-PREFIXES = ('JAX_', 'TPU_', 'MEGASCALE_', 'SLURM_', 'OMPI_', 'CUDA_')
-
-
-@pytest.fixture
-def found(monkeypatch):
-    """A function: environment variables -> the job that they name."""
-
-    def find(**variables):
-        for name in [name for name in os.environ if name.startswith(PREFIXES)]:
-            monkeypatch.delenv(name)
-        # As JAX leaves it on a machine without TPU.
-        for name, value in ({'TPU_SKIP_MDS_QUERY': '1'} | variables).items():
-            if value:
-                monkeypatch.setenv(name, value)
-        return jobs.find()
-
-    return find
-
-
-def test_a_machine_by_itself_is_no_job(found):
-    assert found() is None
-    assert found(TPU_WORKER_HOSTNAMES='localhost') is None
-    # A shell in an allocation of 16 tasks, before and in `srun --pty`.
-    shell = {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '16', 'SLURM_PROCID': '0', 'SLURM_LOCALID': '0'}
-    assert found(**shell) is None
-    assert found(**shell, SLURM_STEP_NUM_TASKS='1', SLURM_STEP_NODELIST='node1') is None
-    assert found(OMPI_COMM_WORLD_SIZE='1') is None
-
-
-def test_variables_name_a_job(found):
-    named = dict(zip(jobs.NAMES, ('10.0.0.1:1234', '4', '2'), strict=True))
-    job = found(**named)
-    assert job.count == 4
-    assert job.arguments == {
-        'coordinator_address': '10.0.0.1:1234', 'num_processes': 4, 'process_id': 2
-    }  # fmt: skip
-    gpus = {'SLURM_STEP_NUM_TASKS': '4', 'CUDA_VISIBLE_DEVICES': '0,1,2,3,4,5,6,7'}
-    job = found(**named, **gpus, SLURM_STEP_TASKS_PER_NODE='1(x4)', SLURM_LOCALID='0')
-    assert job.arguments['local_device_ids'] == [*range(8)]  # JAX alone would take one
-
-
-def test_hosts_of_kubernetes_tpus_are_a_job(found):
-    assert found(TPU_WORKER_HOSTNAMES='a,b,c,d').count == 4
-    job = found(TPU_WORKER_HOSTNAMES='a,b,c,d', MEGASCALE_NUM_SLICES='2')
-    assert (job.count, job.arguments) == (8, {})
-    assert '--worker=all' in job.command
-    assert found(TPU_WORKER_HOSTNAMES='a', MEGASCALE_NUM_SLICES='2').count == 2
-    assert found(TPU_WORKER_HOSTNAMES='a,b', JAX_PLATFORMS='cpu') is None
-    assert found(TPU_WORKER_HOSTNAMES='a,b', JAX_PLATFORMS='tpu,cpu').count == 2
-
-
-@pytest.fixture
-def metadata(monkeypatch):
-    """A dict of attributes that a metadata server of a TPU VM serves."""
-    attributes = {}
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            content = attributes.get(
-                self.path.removeprefix('/computeMetadata/v1/instance/attributes/')
-            )
-            asked = self.headers['Metadata-Flavor'] == 'Google'
-            self.send_response(200 if content is not None and asked else 404)
-            self.end_headers()
-            self.wfile.write((content or '').encode())
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
-        monkeypatch.setenv('GCE_METADATA_IP', f'127.0.0.1:{server.server_port}')
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield attributes
-        server.shutdown()
-        thread.join()
-
-
-def test_hosts_of_a_cloud_tpu_are_a_job(found, metadata):
-    tpu = {'TPU_SKIP_MDS_QUERY': ''}
-    assert found(**tpu) is None  # no attribute: no TPU VM of a pod
-    metadata['worker-network-endpoints'] = '10.0.0.1'
-    assert found(**tpu) is None
-    metadata['worker-network-endpoints'] = 'x:0:10.0.0.1,y:1:10.0.0.2'
-    metadata['tpu-env'] = "ACCELERATOR_TYPE: 'v5litepod-8'\nWORKER_ID: '0'\n"
-    assert found(**tpu).count == 2
-    metadata['tpu-env'] += "MEGASCALE_NUM_SLICES: '4'\n"
-    assert found(**tpu).count == 8
-    assert found() is None
-
-
-def test_a_tpu_whose_hosts_are_not_to_be_found_out_is_refused(found, port, monkeypatch):
-    monkeypatch.setenv('GCE_METADATA_IP', f'127.0.0.1:{port}')
-    monkeypatch.setattr(jobs.time, 'sleep', lambda seconds: None)
-    with pytest.raises(ValueError, match=r'does not say of how many hosts .* TPU_SKIP_MDS_QUERY=1'):
-        found(TPU_SKIP_MDS_QUERY='')
-
-
-def test_tasks_of_slurm_and_mpirun_are_a_job(found):
-    step = {'SLURM_JOB_ID': '7', 'SLURM_STEP_NUM_TASKS': '16', 'SLURM_LOCALID': '3'}
-    job = found(**step, SLURM_STEP_TASKS_PER_NODE='8(x2)')
-    assert (job.count, job.name, job.arguments) == (16, 'Slurm job 7', {'local_device_ids': None})
-
-    def gpus(tasks, visible, **more):
-        node = {'SLURM_STEP_TASKS_PER_NODE': tasks, 'CUDA_VISIBLE_DEVICES': visible}
-        return found(**(step | node | more)).arguments['local_device_ids']
-
-    eight = '0,1,2,3,4,5,6,7'
-    assert gpus('8(x2)', eight) == [3]
-    assert gpus('4(x4)', eight) == [6, 7]
-    assert gpus('1(x16)', eight, SLURM_LOCALID='0') == [*range(8)]
-    assert gpus('8(x2)', '3', SLURM_GPUS_ON_NODE='8') == [0]  # each task is shown its own
-    assert gpus('8(x2)', eight, JAX_LOCAL_DEVICE_IDS='5') is None
-    mpi = {'OMPI_COMM_WORLD_SIZE': '4', 'OMPI_COMM_WORLD_LOCAL_SIZE': '2'}
-    job = found(**mpi, OMPI_COMM_WORLD_LOCAL_RANK='1', CUDA_VISIBLE_DEVICES='0,1')
-    assert (job.count, job.arguments) == (4, {'local_device_ids': [1]})
-
-
 def test_a_job_that_cannot_be_joined_says_so(monkeypatch):
     for name in jobs.NAMES:
         monkeypatch.delenv(name, raising=False)
@@ -218,25 +105,52 @@ def refuse(**arguments):
     raise ValueError('coordinator_address should be defined.')
 
 
-# --- Work shared out.
+# Runs in both processes of a job; what they get goes to FOLDER/0.npz and FOLDER/1.npz.
+DEAL = """
+hosts.start()
+import jax
+import numpy as np
+calls = []
+def row(i):
+    calls.append(i)
+    return np.array([i / 3, np.pi * 1e-300])
+rows, single = hosts.deal(row, 5), hosts.deal(lambda i: i + 0.1, 1)
+first = hosts.of_first(7 + jax.process_index())
+path = f'FOLDER/{jax.process_index()}.npz'
+np.savez(path, rows=rows, single=single, calls=calls, first=first)
+"""
+ROWS = np.array([[i / 3, np.pi * 1e-300] for i in range(5)])
 
 
-def test_rows_are_shared_out_to_the_bit(port, tmp_path):
-    code = (
-        'hosts.start(); import numpy as np; calls = []\n'
-        'def row(i):\n    calls.append(i)\n    return np.array([i / 3, np.pi * 1e-300])\n'
-        'found = hosts.deal(row, 5), hosts.deal(lambda i: i + 0.1, 1)\n'
-        f'np.savez({str(tmp_path)!r} + f"/{{hosts.jax.process_index()}}.npz", *found, calls)\n'
-        'assert hosts.of_first(7 + hosts.jax.process_index()) == 7'
-    )
-    processes = [start_process(index, port, code) for index in (0, 1)]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    expected = np.array([[i / 3, np.pi * 1e-300] for i in range(5)])
-    for index, calls in enumerate(([0, 2, 4], [1, 3])):
-        with np.load(tmp_path / f'{index}.npz') as found:
-            np.testing.assert_array_equal(found['arr_0'], expected)
-            np.testing.assert_array_equal(found['arr_1'], [0.1])
-            assert found['arr_2'].tolist() == calls
-    np.testing.assert_array_equal(hosts.deal(lambda i: expected[i], 5), expected)
+@pytest.fixture(scope='module')
+def dealt(tmp_path_factory):
+    """What each of two processes got."""
+    folder = tmp_path_factory.mktemp('dealt')
+    run_both(free_port(), DEAL.replace('FOLDER', str(folder)))
+    return [dict(np.load(folder / f'{index}.npz')) for index in (0, 1)]
+
+
+def test_all_processes_get_all_rows_to_the_bit(dealt):
+    for arrays in dealt:
+        np.testing.assert_array_equal(arrays['rows'], ROWS)
+
+
+def test_a_process_without_a_share_gets_the_rows_too(dealt):
+    for arrays in dealt:
+        np.testing.assert_array_equal(arrays['single'], [0.1])
+
+
+def test_each_process_computes_its_own_share(dealt):
+    assert [arrays['calls'].tolist() for arrays in dealt] == [[0, 2, 4], [1, 3]]
+
+
+def test_all_processes_take_the_number_of_the_first(dealt):
+    assert [arrays['first'] for arrays in dealt] == [7, 7]
+
+
+def test_one_process_computes_all_rows():
+    np.testing.assert_array_equal(hosts.deal(lambda i: ROWS[i], 5), ROWS)
+
+
+def test_the_number_of_a_single_process_stays():
     assert hosts.of_first(3) == 3
