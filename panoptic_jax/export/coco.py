@@ -1,7 +1,8 @@
-"""Generated maps as COCO-panoptic results: PNGs of segment ids and one panoptic.json.
+"""Generated maps as COCO-panoptic results: PNGs of segment ids, and one panoptic.json.
 
-A generated map knows categories only; here things are cut into connected segments. The format's
-reader and the ids' colours are `data/panoptic_png.py`.
+A generated map knows categories only, so this module cuts the things into connected segments.
+`data/panoptic_png.py` defines the format of the PNGs and reads it, and `export/samples.py` writes
+the PNGs.
 """
 
 import json
@@ -20,24 +21,69 @@ from panoptic_jax.machine import files
 def segments(
     category: np.ndarray, categories: Sequence[Category]
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Cuts a category map into panoptic segments: one per stuff category, one per 4-connected area
-    of a thing category. Void stays void.
+    """Cuts a category map into panoptic segments.
+
+    Each stuff category is one segment, and so is each 4-connected area of a thing category. Void
+    stays void.
 
     Args:
-      category: (H, W) uint8 ids, 0 void. COCO wants the picture's size: enlarge the map first.
-      categories: the list that the ids refer to.
+      category: (H, W) uint8 ids, 0 for void. COCO wants the size of the image, so the map must be
+        enlarged first.
+      categories: The list that the ids refer to.
 
     Returns:
-      colours: (H, W, 3) uint8, the PNG's content. A segment's id R + 256 G + 65536 B is
-        category + 256 n; n is 0 for stuff and numbers all things of the map from 1, largest first.
+      colours: (H, W, 3) uint8, the content of the PNG. The id R + 256 G + 65536 B of a segment is
+        category + 256 n. n is 0 for stuff, and it numbers all things of the map from 1, the largest
+        first.
       segments_info: `id`, `category_id`, `area` in pixels, `bbox` [left, top, width, height] in
-        pixels and `iscrowd` 0, stuff first, then things from large to small.
+        pixels and `iscrowd` 0. The stuff comes first, then the things from large to small.
 
     Raises:
       ValueError: a pixel's category is not in the list.
     """
     is_thing = {entry.id: entry.is_thing for entry in categories}
-    labels = np.zeros(category.shape, np.int32)  # 1..n in the order of `owners`
+    labels, owners = _label_segments(category, is_thing)
+    areas = np.bincount(labels.ravel(), minlength=len(owners) + 1)[1:]
+    boxes = ndimage.find_objects(labels)
+
+    def rank(segment: int) -> tuple[bool, int]:
+        return is_thing[owners[segment]], -areas[segment]
+
+    # Row r is the id of label r; row 0 is void.
+    identifiers = np.zeros(len(owners) + 1, np.int32)
+    segments_info = []
+    things = 0
+    for segment in sorted(range(len(owners)), key=rank):
+        owner = owners[segment]
+        # Stuff comes first, so the count is still 0 for all of it.
+        things += is_thing[owner]
+        identifier = owner + 256 * things
+        identifiers[segment + 1] = identifier
+        rows, columns = boxes[segment]
+        width = columns.stop - columns.start
+        height = rows.stop - rows.start
+        segments_info.append(
+            {
+                'id': int(identifier),
+                'category_id': owner,
+                'area': int(areas[segment]),
+                'bbox': [columns.start, rows.start, width, height],
+                'iscrowd': 0,
+            }
+        )
+    return panoptic_png.segment_colours(identifiers[labels]), segments_info
+
+
+def _label_segments(
+    category: np.ndarray, is_thing: Mapping[int, bool]
+) -> tuple[np.ndarray, list[int]]:
+    """Numbers the segments of a map.
+
+    Returns:
+      labels: (H, W) int32; 0 for void, n + 1 in segment n.
+      owners: For each segment its category.
+    """
+    labels = np.zeros(category.shape, np.int32)  # (H, W)
     owners: list[int] = []
     for number in np.unique(category[category > 0]).tolist():
         if number not in is_thing:
@@ -45,35 +91,15 @@ def segments(
                 f'The map holds category {number}, which is none of the {len(is_thing)} listed; '
                 'decode it with the valid codes of its data set.'
             )
-        own = category == number
-        areas, count = ndimage.label(own) if is_thing[number] else (own.astype(np.int32), 1)
-        labels += np.where(own, areas + len(owners), 0)
+        mask = category == number  # (H, W)
+        if is_thing[number]:
+            # Without a structure, `label` joins pixels by their sides and not by their corners.
+            areas, count = ndimage.label(mask)
+        else:
+            areas, count = mask.astype(np.int32), 1
+        labels += np.where(mask, areas + len(owners), 0)
         owners += [number] * count
-
-    areas = np.bincount(labels.ravel(), minlength=len(owners) + 1)[1:]
-    order = sorted(range(len(owners)), key=lambda i: (is_thing[owners[i]], -areas[i]))
-    boxes = ndimage.find_objects(labels)
-    identifiers = np.zeros(len(owners) + 1, np.int32)
-    segments_info, things = [], 0
-    for i in order:
-        things += is_thing[owners[i]]
-        identifiers[i + 1] = owners[i] + 256 * things
-        rows, columns = boxes[i]
-        segments_info.append(
-            {
-                'id': int(identifiers[i + 1]),
-                'category_id': owners[i],
-                'area': int(areas[i]),
-                'bbox': [
-                    columns.start,
-                    rows.start,
-                    columns.stop - columns.start,
-                    rows.stop - rows.start,
-                ],
-                'iscrowd': 0,
-            }
-        )
-    return panoptic_png.segment_colours(identifiers[labels]), segments_info
+    return labels, owners
 
 
 def write_panoptic_json(
@@ -82,33 +108,40 @@ def write_panoptic_json(
     annotations: Sequence[Mapping[str, Any]],
     categories: Sequence[Category],
 ) -> None:
-    """Writes the JSON that goes with the PNGs; the file is there whole or not at all.
+    """Writes the JSON that belongs to the PNGs; the file is there whole or not at all.
 
     Args:
-      path: local or remote.
-      images: per picture `id`, `file_name`, `width`, `height`, and anything else.
-      annotations: per map `image_id`, `file_name` of its PNG and `segments_info` of `segments`.
-      categories: the list that `category_id` refers to.
+      path: The JSON file, local or remote.
+      images: For each image `id`, `file_name`, `width`, `height`, and anything else.
+      annotations: For each map `image_id`, the `file_name` of its PNG, and the `segments_info` that
+        `segments` gives.
+      categories: The list that `category_id` refers to.
 
     Raises:
-      ValueError: pictures and maps do not belong together one to one.
+      ValueError: images and maps do not belong together one to one.
     """
-    pictures = sorted(image['id'] for image in images)
-    maps = sorted(annotation['image_id'] for annotation in annotations)
-    if pictures != maps or len(set(pictures)) < len(pictures):
+    image_ids = sorted(image['id'] for image in images)
+    map_ids = sorted(annotation['image_id'] for annotation in annotations)
+    # An id that occurs twice in both lists would pass the comparison.
+    if image_ids != map_ids or len(set(image_ids)) < len(image_ids):
         raise ValueError(
-            f'{path} would hold {len(pictures)} images ({len(set(pictures))} different ids) and '
-            f'{len(maps)} annotations, {len(set(pictures) & set(maps))} of them for one of these '
-            'images; expected exactly one annotation per image id'
+            f'{path} would hold {len(image_ids)} images ({len(set(image_ids))} different ids) and '
+            f'{len(map_ids)} annotations, {len(set(image_ids) & set(map_ids))} of them for one of '
+            'these images; expected exactly one annotation per image id'
         )
-    listed = [
-        {
-            'id': entry.id,
-            'name': entry.name,
-            'supercategory': 'thing' if entry.is_thing else 'stuff',
-            'isthing': int(entry.is_thing),
-        }
-        for entry in categories
-    ]
-    content = {'images': [*images], 'annotations': [*annotations], 'categories': listed}
+    content = {
+        'images': [*images],
+        'annotations': [*annotations],
+        'categories': [_category_json(category) for category in categories],
+    }
     files.write_whole(path, json.dumps(content))
+
+
+def _category_json(category: Category) -> dict[str, Any]:
+    """A category in COCO's form, in which `isthing` is 0 or 1."""
+    return {
+        'id': category.id,
+        'name': category.name,
+        'supercategory': 'thing' if category.is_thing else 'stuff',
+        'isthing': int(category.is_thing),
+    }

@@ -1,7 +1,8 @@
 """Frechet distance between two sets of features, from statistics that are summed in float64.
 
-Which features, and of which pictures, is the caller's affair: FID takes Inception's 2048. Files of
-statistics are .npz with U-ViT's names, 'mu' and 'sigma'; ours say besides what they were made of.
+FID (Heusel et al. 2017) is this distance between Inception's 2048 features of two sets of images;
+`encoders/inception.py` computes the features. Files of statistics are .npz files with the names of
+U-ViT's, 'mu' and 'sigma'. Our files also say what they were made of.
 """
 
 import io
@@ -16,15 +17,20 @@ from etils import epath
 
 from panoptic_jax.machine import files
 
-MINIMUM = 2  # images; with fewer there is no covariance
-FULL_RANK = 2049  # images; with fewer the covariance of 2048 features is singular and FID biased
+MINIMUM = 2  # images; fewer have no covariance
+FULL_RANK = 2049  # images; of fewer the covariance of 2048 features is singular and FID is biased
+
+# What numpy raises for a file that is no .npz file, or lacks a name.
+_WRONG_CONTENT = (OSError, ValueError, KeyError, IndexError, EOFError)
+# What it raises for an .npz file that was cut off or damaged.
+_DAMAGED = (zipfile.BadZipFile, zlib.error)
 
 
 class Statistics(NamedTuple):
-    """Of a set of feature vectors.
+    """Mean and covariance of a set of feature vectors.
 
     Attributes:
-      count: Vectors; 0 where a file does not say.
+      count: Number of vectors; 0 where a file does not say.
       mean: (d,) float64.
       covariance: (d, d) float64, divided by count - 1.
     """
@@ -38,20 +44,23 @@ def statistics(blocks: Iterable[np.ndarray]) -> Statistics:
     """Mean and covariance of features that come in blocks, of which one is held at a time.
 
     Args:
-      blocks: (n, d) arrays, any n.
+      blocks: (n, d) arrays with any n.
 
     Raises:
-      ValueError: fewer than 2 vectors in all.
+      ValueError: all blocks together have fewer than 2 vectors.
     """
     count, mean, scatter = 0, 0.0, 0.0
     for block in blocks:
-        block = np.asarray(block, np.float64)
+        block = np.asarray(block, np.float64)  # (n, d)
         if not len(block):
             continue
-        # Chan et al.: sums about the blocks' own means, so that no large squares cancel.
-        own, total = block.mean(axis=0), count + len(block)
-        centred, shift = block - own, own - mean
-        scatter = scatter + centred.T @ centred
+        # The pairwise update of Chan, Golub and LeVeque 1983 ("Algorithms for Computing the Sample
+        # Variance"): sums about each block's own mean, so that no large squares cancel.
+        total = count + len(block)
+        block_mean = block.mean(axis=0)  # (d,)
+        centred = block - block_mean  # (n, d)
+        shift = block_mean - mean  # (d,)
+        scatter = scatter + centred.T @ centred  # (d, d)
         scatter = scatter + np.outer(shift, shift) * (count * len(block) / total)
         mean = mean + shift * (len(block) / total)
         count = total
@@ -60,40 +69,50 @@ def statistics(blocks: Iterable[np.ndarray]) -> Statistics:
             f'FID was asked for {count} image(s); it needs at least {MINIMUM}, and {FULL_RANK} or '
             'more to mean something.'
         )
-    return Statistics(count, mean, scatter / (count - 1))
+    return Statistics(count=count, mean=mean, covariance=scatter / (count - 1))
 
 
 def frechet_distance(one: Statistics, other: Statistics) -> float:
-    """|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) in float64.
+    """The squared Frechet distance of two Gaussians (Heusel et al. 2017, Eq. 6), in float64.
 
-    The trace of the root is that of (R S_2 R)^(1/2) with R = S_1^(1/2), which is symmetric: its
-    eigenvalues are real and stay at zero where covariances are singular.
+        |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))
+
+    The trace of the root is the trace of (R S_2 R)^(1/2) with R = S_1^(1/2). R S_2 R is symmetric,
+    so its eigenvalues are real, and they stay at zero where covariances are singular.
 
     Raises:
-      ValueError: features of different lengths.
+      ValueError: the features of the two sets have different lengths.
     """
     if one.mean.shape != other.mean.shape:
         raise ValueError(
             f'The statistics are of {len(one.mean)} and of {len(other.mean)} features; both must '
             'come from the same network.'
         )
-    values, vectors = np.linalg.eigh(one.covariance)
-    root = (vectors * np.sqrt(_without_noise(values))) @ vectors.T
-    product = root @ other.covariance @ root
-    shared = np.sqrt(_without_noise(np.linalg.eigvalsh((product + product.T) / 2))).sum()
-    difference = one.mean - other.mean
+    values, vectors = np.linalg.eigh(one.covariance)  # (d,), (d, d)
+    root = (vectors * np.sqrt(_without_noise(values))) @ vectors.T  # R, (d, d)
+    product = root @ other.covariance @ root  # (d, d)
+    # Rounding leaves the product not quite symmetric, which `eigvalsh` takes for granted.
+    eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)  # (d,)
+    trace_of_root = np.sqrt(_without_noise(eigenvalues)).sum()
+    difference = one.mean - other.mean  # (d,)
     traces = np.trace(one.covariance) + np.trace(other.covariance)
-    return float(difference @ difference + traces - 2 * shared)
+    return float(difference @ difference + traces - 2 * trace_of_root)  # Eq. 6
 
 
 def _without_noise(eigenvalues: np.ndarray) -> np.ndarray:
-    """Zero for what rounding leaves of zero eigenvalues, whose roots would add up."""
+    """Sets to zero what rounding leaves of zero eigenvalues; the roots of that would add up."""
     noise = eigenvalues.max() * len(eigenvalues) * np.finfo(np.float64).eps
     return np.where(eigenvalues > noise, eigenvalues, 0.0)
 
 
 def write(path: epath.PathLike, values: Statistics, provenance: Mapping[str, Any]) -> None:
-    """Writes statistics with what they were made of, JSON-able; the file appears when complete."""
+    """Writes statistics; the file is there whole or not at all.
+
+    Args:
+      path: The .npz file, local or remote; missing folders are made.
+      values: The statistics.
+      provenance: What the statistics were made of, JSON-able.
+    """
     content = io.BytesIO()
     np.savez(
         content,
@@ -107,24 +126,26 @@ def write(path: epath.PathLike, values: Statistics, provenance: Mapping[str, Any
 
 
 def read(path: epath.PathLike) -> tuple[Statistics, dict[str, Any]]:
-    """Reads statistics and their provenance; files of U-ViT's hold neither count nor provenance.
+    """Reads statistics and their provenance.
+
+    The files of U-ViT hold neither count nor provenance: the count is then 0, the provenance {}.
 
     Raises:
-      FileNotFoundError, ValueError: no such file, or not one of statistics.
+      FileNotFoundError: there is no such file.
+      ValueError: the file is not one of statistics.
     """
     path = epath.Path(path)
     if not path.exists():
         raise FileNotFoundError(f'There is no file of reference statistics {path}.')
     try:
         with path.open('rb') as file:
-            found = np.load(file, allow_pickle=False)  # a plain array, where it is an .npy
-            mean, covariance = np.float64(found['mu']), np.float64(found['sigma'])
-            count = int(found['count']) if 'count' in found else 0
-            provenance = json.loads(str(found['provenance'])) if 'provenance' in found else {}
-    except (
-        *(OSError, ValueError, KeyError, IndexError, EOFError),
-        *(zipfile.BadZipFile, zlib.error),  # of a file that was cut off or damaged
-    ) as error:
+            # The content of an .npy file is a plain array, which has no names.
+            content = np.load(file, allow_pickle=False)
+            mean = np.float64(content['mu'])
+            covariance = np.float64(content['sigma'])
+            count = int(content['count']) if 'count' in content else 0
+            provenance = json.loads(str(content['provenance'])) if 'provenance' in content else {}
+    except (*_WRONG_CONTENT, *_DAMAGED) as error:
         raise ValueError(
             f"{path} is not a file of reference statistics ({error}); it must be an .npz with 'mu' "
             "and 'sigma'."
@@ -136,4 +157,4 @@ def read(path: epath.PathLike) -> tuple[Statistics, dict[str, Any]]:
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"{path}: 'mu' or 'sigma' is not finite; make the statistics again.")
-    return Statistics(count, mean, covariance), provenance
+    return Statistics(count=count, mean=mean, covariance=covariance), provenance

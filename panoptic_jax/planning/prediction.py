@@ -1,6 +1,7 @@
-"""One program, compiled ahead of time for TPUs: memory, time, floors and traffic of it.
+"""The prediction for one program, compiled ahead of time for TPUs: memory, time, floors, traffic.
 
-Which program is `plan.py`'s; how the compiler's text is read, `schedule.py`'s.
+`plan.py` decides which program, `planning/operations.py` reads the compiler's text, and
+`planning/totals.py` adds the operations up.
 """
 
 import math
@@ -12,19 +13,20 @@ from typing import Any, NamedTuple
 import jax
 
 from panoptic_jax.machine.chips import Chip
-from panoptic_jax.planning import schedule
+from panoptic_jax.planning import totals
+from panoptic_jax.planning.operations import operations_of
 
 
 class Program(NamedTuple):
     """What is to be compiled.
 
     Attributes:
-      name: For messages.
-      lower: Traces it for its devices.
-      flops: Of all devices, counted in the plain model.
+      name: Name for messages.
+      lower: Traces the program for its devices.
+      flops: Floating-point operations of all devices together, counted in the plain model.
       resident: {kind: abstract arrays} that stay in memory.
-      parameters: How many, frozen ones included.
-      weight_reads: How often it needs every weight.
+      parameters: Number of parameters, frozen ones included.
+      weight_reads: How often the program needs every weight.
     """
 
     name: str
@@ -35,65 +37,97 @@ class Program(NamedTuple):
     weight_reads: int
 
 
-def predict(program: Program, chip: Chip, devices: int, batch_per_device: int) -> dict:
+def predict(program: Program, chip: Chip, devices: int, batch_per_device: int) -> dict[str, Any]:
     """Compiles a program and reads off what the compiler says.
 
+    Args:
+      program: The program.
+      chip: The kind of its devices.
+      devices: Number of its devices.
+      batch_per_device: Images of a batch on each device.
+
+    Returns:
+      The numbers of a prediction, JSON-able. Their names end in their units: bytes are those of one
+      device, seconds those of one step or one batch of samples.
+
     Raises:
-      ValueError: it does not fit into the chip's memory; says what would.
+      ValueError: the program does not fit into the chip's memory; the message says what would fit.
     """
     resident = {kind: _device_bytes(tree) for kind, tree in program.resident.items()}
     held = sum(resident.values())
     started = time.monotonic()
-    try:
-        compiled = program.lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        amounts = re.findall(r'([\d.]+)([GM])', str(error))
-        if 'RESOURCE_EXHAUSTED' not in str(error) or len(amounts) < 2:
-            raise
-        needed, limit = (float(x) * {'G': 2**30, 'M': 2**20}[unit] for x, unit in amounts[:2])
-        raise ValueError(_over_full(program, held, needed, limit, batch_per_device)) from error
+    compiled = _compile(program, held, batch_per_device)
     compile_seconds = time.monotonic() - started
+    # Its sizes are those of one device.
     memory = compiled.memory_analysis()
-    total = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
+    passed = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    # Donated arguments lie where the results lie, so they count once.
+    total = passed - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    fits = batch_that_fits(
+        held=held, total=total, limit=chip.memory_bytes, batch_per_device=batch_per_device
     )
-    operations = schedule.operations(compiled.as_text(), chip)
+    operations = operations_of(compiled.as_text(), chip)
     seconds = sum(operation.seconds for operation in operations)
-    moved = resident['parameters'] * (program.weight_reads - 1) + (
-        memory.argument_size_in_bytes + memory.output_size_in_bytes
-    )
+    assumed_seconds = sum(operation.seconds for operation in operations if operation.assumed)
+    traffic = totals.collective_bytes(operations)
+    # --- Floors: no step can be faster than its arithmetic, or than reading and writing once what
+    # it is given and gives. Arguments hold the weights, so the first read is in them already.
     arithmetic = program.flops / devices / chip.peak_flops
-    traffic = schedule.collective_bytes(operations)
+    moved = resident['parameters'] * (program.weight_reads - 1) + passed
     per_second = batch_per_device / seconds
     return {
         'parameters': program.parameters,
         'bytes_per_device': resident | {'activations': total - held, 'total': total},
         'memory_bytes': chip.memory_bytes,
-        'batch_that_fits': _batch_that_fits(held, total, chip.memory_bytes, batch_per_device),
+        'batch_that_fits': fits,
         'model_flops_per_step': program.flops,
         'collective_bytes': traffic,
-        'link_seconds': schedule.link_seconds(traffic, chip),
+        'link_seconds': totals.link_seconds(traffic, chip),
         'predicted_step_seconds': seconds,
-        'assumed_kernel_seconds': sum(x.seconds for x in operations if x.assumed),
+        'assumed_kernel_seconds': assumed_seconds,
         'arithmetic_floor_seconds': arithmetic,
         'memory_floor_seconds': moved / chip.memory_bandwidth,
         'predicted_mfu': arithmetic / seconds,
         'images_per_second_per_chip': per_second,
         'images_per_second': per_second * devices,
         'compile_seconds': compile_seconds,
-        'costliest': [
-            {'source': source, 'operation': name, 'seconds': value, 'assumed': assumed}
-            for source, name, value, assumed in schedule.costliest(operations)
-        ],
+        'costliest': [_cost_json(cost) for cost in totals.costliest(operations)],
     }
 
 
-def _over_full(program, held, needed, limit, batch_per_device):
+def _compile(program: Program, held: int, batch_per_device: int) -> jax.stages.Compiled:
+    """Compiles a program; raises ValueError where it does not fit into the chip's memory."""
+    try:
+        return program.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        # Only the text of the error says how much memory is needed and how much there is.
+        amounts = re.findall(r'([\d.]+)([GM])', str(error))
+        if 'RESOURCE_EXHAUSTED' not in str(error) or len(amounts) < 2:
+            raise
+        units = {'G': 2**30, 'M': 2**20}
+        needed, limit = (float(amount) * units[unit] for amount, unit in amounts[:2])
+        message = _too_large(
+            program, held=held, needed=needed, limit=limit, batch_per_device=batch_per_device
+        )
+        raise ValueError(message) from error
+
+
+def _cost_json(cost: totals.Cost) -> dict[str, Any]:
+    """An entry of 'costliest' in `plan.json`."""
+    return {
+        'source': cost.source,
+        'operation': cost.name,
+        'seconds': cost.seconds,
+        'assumed': cost.assumed,
+    }
+
+
+def _too_large(
+    program: Program, *, held: int, needed: float, limit: float, batch_per_device: int
+) -> str:
+    """The message for a program that does not fit; sizes in bytes of one device."""
     gib = 2**30
-    fits = _batch_that_fits(held, needed, limit, batch_per_device)
+    fits = batch_that_fits(held=held, total=needed, limit=limit, batch_per_device=batch_per_device)
     advice = f'plan.batch_per_device={fits} should fit' if fits else 'no batch fits beside these'
     return (
         f'The {program.name} with {batch_per_device} images a chip needs {needed / gib:.1f} GiB of '
@@ -102,14 +136,29 @@ def _over_full(program, held, needed, limit, batch_per_device):
     )
 
 
-def _batch_that_fits(held, total, limit, batch_per_device):
-    """The largest batch a chip whose memory is nine tenths full, if what grows is linear in it."""
+def batch_that_fits(*, held: float, total: float, limit: float, batch_per_device: int) -> int:
+    """The largest batch that fills nine tenths of a chip's memory, if what grows grows linearly.
+
+    Args:
+      held: Bytes of what stays in memory.
+      total: Bytes in use with a batch of `batch_per_device`.
+      limit: Bytes of the chip's memory.
+      batch_per_device: Images of that batch on the chip.
+
+    Returns:
+      Images on one chip, from 8 on in whole eights.
+    """
     per_image = (total - held) / batch_per_device
+    # The last tenth is for what the growth does not tell, such as padding.
     count = int(max(0, 0.9 * limit - held) / per_image)
+    # Whole eights suit the chips, whose vector registers have 8 rows.
     return count // 8 * 8 if count >= 8 else count
 
 
-def _device_bytes(tree):
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
+def _device_bytes(tree: Any) -> int:
+    """Bytes of a tree of abstract arrays on one device."""
+    total = 0
+    for array in jax.tree.leaves(tree):
+        shape = array.sharding.shard_shape(array.shape)
+        total += math.prod(shape) * array.dtype.itemsize
+    return total

@@ -3,62 +3,62 @@
 from collections.abc import Mapping
 from typing import Any
 
-from panoptic_jax.planning.schedule import KERNEL_SHARE_OF_BANDWIDTH, KERNEL_SHARE_OF_PEAK
+from panoptic_jax.planning.operations import KERNEL_SHARE_OF_BANDWIDTH, KERNEL_SHARE_OF_PEAK
 
 
-def table(name: str, report: Mapping[str, Any]) -> str:
+def prediction_table(name: str, report: Mapping[str, Any]) -> str:
     """Lines for the terminal.
 
     Args:
       name: 'train' or 'sample'.
-      report: One of `plan.json`, see `plan.plan`.
+      report: One of the predictions that `plan.plan` returns and writes to `plan.json`.
     """
-    each = 'step' if name == 'train' else 'batch of samples'
-    slices = f'{report["num_slices"]} x ' if report['num_slices'] > 1 else ''
-    axes = ' x '.join(f'{axis} {size}' for axis, size in report['mesh'].items())
-    rows = [
-        ('chips', f'{report["devices"]} {report["chip"]} ({slices}{report["topology"]}; {axes})'),
-        ('images a chip', f'{report["batch_per_device"]}'),
-        ('parameters', f'{report["parameters"]:,}'),
-        ('memory a chip', _memory(report)),
-        ('images that fit', f'about {report["batch_that_fits"]} a chip'),
-        ('arithmetic', f'{report["model_flops_per_step"] / 1e12:.2f} TFLOP a {each}, all chips'),
-        ('between chips', _traffic(report)),
-        ('time', _time(report, each)),
-        ('at least', _floors(report)),
-        ('MFU', _mfu(report)),
-        (
-            'images/s',
-            f'{report["images_per_second_per_chip"]:.1f} a chip, '
-            f'{report["images_per_second"]:,.0f} together',
-        ),
-        ('compiled in', f'{report["compile_seconds"]:.0f} s'),
-    ]
-    if 'run' in report:
-        run = report['run']
-        rows.append(
-            (
-                'this run',
-                f'{run["images"]:,} images: {run["hours"]:.1f} hours, '
-                f'{run["chip_hours"]:,.0f} chip-hours',
-            )
-        )
+    rows = _rows(report, work='step' if name == 'train' else 'batch of samples')
     lines = [
         f'== {name}: predicted by the compiler at {report["clock_hertz"] / 1e9:.2f} GHz, '
         'not measured =='
     ]
     lines += [f'{title:16} {text}' for title, text in rows]
     lines.append('costliest operations:')
-    for row in report['costliest']:
-        marked = ' (assumed)' if row['assumed'] else ''
-        lines.append(
-            f'  {1e3 * row["seconds"]:9.2f} ms  {row["source"] or "compiler":28} '
-            f'{row["operation"]}{marked}'
-        )
+    for cost in report['costliest']:
+        # What no line of the model asked for is the compiler's own.
+        source = cost['source'] or 'compiler'
+        mark = ' (assumed)' if cost['assumed'] else ''
+        milliseconds = 1e3 * cost['seconds']
+        lines.append(f'  {milliseconds:9.2f} ms  {source:28} {cost["operation"]}{mark}')
     return '\n'.join(lines)
 
 
-def _memory(report):
+def _rows(report: Mapping[str, Any], work: str) -> list[tuple[str, str]]:
+    """(title, text) of every row; `work` names what one execution of the program does."""
+    teraflops = report['model_flops_per_step'] / 1e12
+    rows = [
+        ('chips', _chips(report)),
+        ('images a chip', f'{report["batch_per_device"]}'),
+        ('parameters', f'{report["parameters"]:,}'),
+        ('memory a chip', _memory(report)),
+        ('images that fit', f'about {report["batch_that_fits"]} a chip'),
+        ('arithmetic', f'{teraflops:.2f} TFLOP a {work}, all chips'),
+        ('between chips', _traffic(report)),
+        ('time', _time(report, work)),
+        ('at least', _floors(report)),
+        ('MFU', _mfu(report)),
+        ('images/s', _speed(report)),
+        ('compiled in', f'{report["compile_seconds"]:.0f} s'),
+    ]
+    # Only the train step belongs to a run of known length.
+    if 'run' in report:
+        rows.append(('this run', _run(report['run'])))
+    return rows
+
+
+def _chips(report: Mapping[str, Any]) -> str:
+    slices = f'{report["num_slices"]} x ' if report['num_slices'] > 1 else ''
+    axes = ' x '.join(f'{axis} {size}' for axis, size in report['mesh'].items())
+    return f'{report["devices"]} {report["chip"]} ({slices}{report["topology"]}; {axes})'
+
+
+def _memory(report: Mapping[str, Any]) -> str:
     sizes = report['bytes_per_device']
     parts = ', '.join(
         f'{kind} {size / 2**30:.2f}' for kind, size in sizes.items() if kind != 'total'
@@ -67,37 +67,52 @@ def _memory(report):
     return f'{sizes["total"] / 2**30:.2f} of {limit:.0f} GiB: {parts}'
 
 
-def _traffic(report):
+def _traffic(report: Mapping[str, Any]) -> str:
+    # One chip, or weights that lie whole on every chip while it samples.
     if not report['collective_bytes']:
         return 'nothing'
     parts = ', '.join(
-        f'{kind} {n / 2**20:.1f} MiB' for kind, n in report['collective_bytes'].items()
+        f'{kind} {size / 2**20:.1f} MiB' for kind, size in report['collective_bytes'].items()
     )
-    return f'{parts} a chip; {1e3 * report["link_seconds"]:.2f} ms if nothing hides it, not counted'
+    milliseconds = 1e3 * report['link_seconds']
+    return f'{parts} a chip; {milliseconds:.2f} ms if nothing hides it, not counted'
 
 
-def _time(report, each):
-    text = f'{1e3 * report["predicted_step_seconds"]:.2f} ms a {each}'
+def _time(report: Mapping[str, Any], work: str) -> str:
+    text = f'{1e3 * report["predicted_step_seconds"]:.2f} ms a {work}'
     assumed = report['assumed_kernel_seconds']
+    # Nobody has timed our kernel on these chips, so the reader has to know what was assumed.
     if assumed:
         text += (
             f', of which {1e3 * assumed:.2f} assumed for our attention kernel '
             f'({KERNEL_SHARE_OF_PEAK:.0%} of peak or {KERNEL_SHARE_OF_BANDWIDTH:.0%} of bandwidth)'
         )
     if 'xla_only' in report:
-        text += f'; {1e3 * report["xla_only"]["predicted_step_seconds"]:.2f} ms without it'
+        milliseconds = 1e3 * report['xla_only']['predicted_step_seconds']
+        text += f'; {milliseconds:.2f} ms without it'
     return text
 
 
-def _floors(report):
-    return (
-        f'{1e3 * report["arithmetic_floor_seconds"]:.2f} ms of arithmetic, '
-        f'{1e3 * report["memory_floor_seconds"]:.2f} ms for reading and writing what stays'
-    )
+def _floors(report: Mapping[str, Any]) -> str:
+    arithmetic = 1e3 * report['arithmetic_floor_seconds']
+    memory = 1e3 * report['memory_floor_seconds']
+    return f'{arithmetic:.2f} ms of arithmetic, {memory:.2f} ms for reading and writing what stays'
 
 
-def _mfu(report):
+def _mfu(report: Mapping[str, Any]) -> str:
     text = f'{report["predicted_mfu"]:.1%}'
     if 'xla_only' in report:
         text += f'; {report["xla_only"]["predicted_mfu"]:.1%} without our kernel'
     return text
+
+
+def _speed(report: Mapping[str, Any]) -> str:
+    a_chip = report['images_per_second_per_chip']
+    together = report['images_per_second']
+    return f'{a_chip:.1f} a chip, {together:,.0f} together'
+
+
+def _run(run: Mapping[str, Any]) -> str:
+    return (
+        f'{run["images"]:,} images: {run["hours"]:.1f} hours, {run["chip_hours"]:,.0f} chip-hours'
+    )

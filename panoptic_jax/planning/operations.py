@@ -1,0 +1,192 @@
+"""The operations of a compiled program with their times, read from the TPU compiler's text.
+
+`planning/totals.py` adds the operations up, and `planning/prediction.py` decides what the numbers
+mean for a run.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from panoptic_jax.machine.chips import Chip
+
+# The compiler gives no estimate for a kernel of ours. Such a kernel counts as long as its
+# arithmetic takes at this share of the peak, or its bytes at this share of the memory's bandwidth.
+KERNEL_SHARE_OF_PEAK = 0.35
+KERNEL_SHARE_OF_BANDWIDTH = 0.80
+
+# Bytes of a number; types that are not named here have 4.
+_BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 's64': 8, 'u64': 8}
+
+# '%body (p.1: s32[]) -> s32[] {' opens a computation; the program begins at the one marked ENTRY.
+_COMPUTATION = re.compile(r'(ENTRY )?%?([\w.-]+) \(.*\{$')
+# '  ROOT %out = f32[8,4]{1,0} add(%x, %x)' has the groups 'f32[8,4]{1,0}' and 'add'.
+_INSTRUCTION = re.compile(r'\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][a-z-]*)\(')
+# 'f32[8,4]' has the groups 'f32' and '8,4'.
+_ARRAY = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
+
+
+class Operation(NamedTuple):
+    """An instruction of the compiled program with its repetitions.
+
+    Attributes:
+      seconds: Time of all repetitions together; 0 where the compiler estimates nothing.
+      assumed: Whether `seconds` is our assumption for a kernel of ours.
+      source: 'file:line' of the model's code; '' if the compiler invented the instruction.
+      name: JAX's name for what the instruction computes.
+      kind: The compiler's kind of instruction, such as 'fusion'.
+      result_bytes: Bytes of the arrays that all repetitions give.
+    """
+
+    seconds: float
+    assumed: bool
+    source: str
+    name: str
+    kind: str
+    result_bytes: int
+
+
+class _Listing(NamedTuple):
+    """The parts of a compiled program's text.
+
+    Attributes:
+      computations: {name: lines of its instructions}.
+      entry: Name of the computation at which the program begins.
+      sources: {stack frame: 'file:line' of the model's code}.
+    """
+
+    computations: dict[str, list[str]]
+    entry: str
+    sources: dict[str, str]
+
+
+def operations_of(text: str, chip: Chip) -> list[Operation]:
+    """All instructions of a compiled program; those of a loop count as often as the loop runs.
+
+    Args:
+      text: What `as_text()` of the compiled program gives, compiled for `chip`.
+      chip: The chip, whose clock turns cycles into seconds.
+
+    Raises:
+      ValueError: the text does not say how often a loop runs.
+    """
+    listing = _parse(text)
+    return list(_walk(listing, listing.entry, repeats=1, chip=chip))
+
+
+def _parse(text: str) -> _Listing:
+    computations: dict[str, list[str]] = {}
+    entry = ''
+    lines: list[str] = []
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            is_entry, name = match.groups()
+            lines = computations.setdefault(name, [])
+            entry = name if is_entry else entry
+        elif line.startswith('  '):
+            lines.append(line)
+    return _Listing(computations=computations, entry=entry, sources=_sources(text))
+
+
+def _walk(listing: _Listing, name: str, *, repeats: int, chip: Chip) -> Iterator[Operation]:
+    """The operations of a computation and of all that it calls."""
+    for line in listing.computations[name]:
+        match = _INSTRUCTION.match(line)
+        if not match:
+            continue
+        shapes, kind = match.groups()
+        if kind == 'while':
+            body = re.search(r'body=%?([\w.-]+)', line)[1]
+            trips = _trips(line, listing.computations)
+            yield from _walk(listing, body, repeats=repeats * trips, chip=chip)
+            continue
+        if kind in ('call', 'conditional'):
+            # Which branch runs is not known here; the true one stands for both.
+            called = re.search(r'(?:to_apply|true_computation)=%?([\w.-]+)', line)
+            if called:
+                yield from _walk(listing, called[1], repeats=repeats, chip=chip)
+                continue
+        seconds, assumed = _seconds(line, chip)
+        frame = re.search(r'stack_frame_id=(\d+)', line)
+        label = re.search(r'op_name="([^"]*)"', line)
+        yield Operation(
+            seconds=repeats * seconds,
+            assumed=assumed,
+            source=listing.sources.get(frame[1], '') if frame else '',
+            name=label[1] if label else '',
+            kind=kind,
+            result_bytes=repeats * _result_bytes(shapes),
+        )
+
+
+def _trips(line: str, computations: dict[str, list[str]]) -> int:
+    """How often a loop runs: what the compiler says, or the bound to which the loop counts."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', line):
+        return int(known[1])
+    condition = re.search(r'condition=%?([\w.-]+)', line)[1]
+    bounds = []
+    for text in computations[condition]:
+        bounds += re.findall(r'constant\((\d+)\)', text)
+    # With several constants there is no telling which one is the bound.
+    if len(bounds) != 1:
+        raise ValueError(f'A loop of the compiled program has no known number of trips: {line}')
+    return int(bounds[0])
+
+
+def _seconds(line: str, chip: Chip) -> tuple[float, bool]:
+    """The time of an instruction, and whether it is our assumption."""
+    if match := re.search(r'"estimated_cycles":"(\d+)"', line):
+        return int(match[1]) / chip.clock_hertz, False
+    if 'custom_call_target="tpu_custom_call"' not in line:
+        return 0.0, False
+    flops = re.search(r'"cost_estimate":\{"flops":"(\d+)"', line)
+    moved = re.search(r'"bytes_accessed":"(\d+)"', line)
+    arithmetic = int(flops[1]) / (KERNEL_SHARE_OF_PEAK * chip.peak_flops)
+    memory = int(moved[1]) / (KERNEL_SHARE_OF_BANDWIDTH * chip.memory_bandwidth)
+    # A kernel computes while it reads and writes, so the longer of the two counts.
+    return max(arithmetic, memory), True
+
+
+def _result_bytes(shapes: str) -> int:
+    """Bytes of all arrays in a text such as '(f32[8,4]{1,0}, f32[2]{0})'."""
+    total = 0
+    for kind, dimensions in _ARRAY.findall(shapes):
+        size = _BYTES.get(kind, 4)
+        # A scalar has no dimensions at all: 's32[]'.
+        for dimension in re.findall(r'\d+', dimensions):
+            size *= int(dimension)
+        total += size
+    return total
+
+
+def _sources(text: str) -> dict[str, str]:
+    """{stack frame: 'file:line'} of the innermost line of this package."""
+    files = _numbered_rows(text, 'FileNames')
+    locations = _numbered_rows(text, 'FileLocations')
+    sources = {}
+    for frame, row in _numbered_rows(text, 'StackFrames').items():
+        location = locations.get(_field(row, 'file_location_id'), '')
+        path = files.get(_field(location, 'file_name_id'), '').strip('"')
+        _, package, tail = path.rpartition('panoptic_jax/')
+        if package:
+            sources[frame] = f'{tail}:{_field(location, "line")}'
+            continue
+        # JAX's and Flax's own lines take the source of their caller. The text counts callers from
+        # one, 1 being none; callers come first in the table.
+        caller = int(_field(row, 'parent_frame_id') or 1) - 1
+        sources[frame] = sources.get(str(caller), '')
+    return sources
+
+
+def _numbered_rows(text: str, title: str) -> dict[str, str]:
+    """{number: rest of the row} of the table with this title; {} where there is none."""
+    match = re.search(rf'^{title}\n((?:\d+ .*\n)*)', text, re.MULTILINE)
+    if not match:
+        return {}
+    return dict(row.split(' ', 1) for row in match[1].splitlines())
+
+
+def _field(row: str, name: str) -> str:
+    """The number after 'name=' in a row; '' where there is none."""
+    match = re.search(rf'{name}=(\d+)', row)
+    return match[1] if match else ''
