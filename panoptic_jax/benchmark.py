@@ -1,13 +1,12 @@
-"""How fast train step, sampler and loader are on the devices at hand: `--mode=benchmark`.
+"""`--mode=benchmark`: how fast train step, sampler and loader are on the devices at hand.
 
-Measurements, each in its steady state and with fresh weights; predictions for chips that are not
-here are `plan.py`'s. Prepared data are needed for the loader alone.
+Each is measured in its steady state, with fresh weights; only the loader needs prepared data.
+`plan.py` predicts for chips that are not here; `logs/clock.py` measures matrix products.
 """
 
-import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -15,41 +14,43 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from panoptic_jax import config as settings
 from panoptic_jax.data import geometry, loader
-from panoptic_jax.data import manifest as manifests
+from panoptic_jax.data.facts import TextFacts
+from panoptic_jax.data.manifest import check_manifest, open_manifest
+from panoptic_jax.encoders.load import autoencoder_facts
 from panoptic_jax.logs import clock
+from panoptic_jax.logs.timing import Effort, Timing, examples_per_second, time_calls
 from panoptic_jax.machine import chips, files, sharding
 from panoptic_jax.models import build
 from panoptic_jax.models.forms import attention_error, compute_dtype, for_mesh
-from panoptic_jax.plan import assumed_description, blank_text
-from panoptic_jax.programs import sampler, train_step
-from panoptic_jax.weights import file as weights_file
-
-_REPETITIONS, _SECONDS = 5, 5.0  # at least, both of them
-_AT_MOST = 120.0  # seconds, after which fewer repetitions will do
-_LOADER_WARM_UP = 8  # batches; more than are read ahead
+from panoptic_jax.preparation import claim
+from panoptic_jax.programs.description import Description, assume, describe
+from panoptic_jax.programs.sampler import Sampling, check_batch, make_sampler, pair_keys
+from panoptic_jax.programs.train_step import Recipe
+from panoptic_jax.programs.training import RUNS_ONCE, abstract_batch, make_training
 
 
-class Measured(NamedTuple):
-    """A compiled program, run again and again.
-
-    Attributes:
-      seconds: Median of a call.
-      repetitions: That the median is of.
-      compile_seconds: From trace to program; little where a compilation was kept beside the run.
-    """
-
-    seconds: float
-    repetitions: int
-    compile_seconds: float
-
-
-def benchmark(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+def benchmark(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    peak_flops: float | None = None,
+    effort: Effort | None = None,
+) -> dict[str, Any]:
     """Measures, prints a table and writes `workdir/benchmark.json`.
 
+    Args:
+      config: Checked.
+      workdir: The run's folder.
+      devices: What is measured; None for all devices of the job.
+      peak_flops: FLOP/s of the devices together in matrix products; None to measure it.
+      effort: How long each measurement takes; None for the usual effort.
+
     Returns:
-      What the file holds: `train_images_per_second`, `sample_images_per_second` and, None without
-      prepared data, `loader_examples_per_second`, of all processes together;
+      The content of the file: `train_images_per_second`, `sample_images_per_second` and, None
+      without prepared data, `loader_examples_per_second`, of all processes together;
       `matmul_peak_flops`, measured on these devices in the same run, and the shares of it,
       `train_share_of_peak` and `sample_share_of_peak`; sizes, times and FLOPs beside them;
       `attention_error`, see `forms.attention_error`.
@@ -57,47 +58,62 @@ def benchmark(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]
     Raises:
       ValueError: data of other settings, or batches that the devices cannot share.
     """
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    effort = effort or Effort()
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
+    local_mesh = sharding.local_mesh(config.mesh.fsdp, devices)
     description, void_wins, prepared = _described(config)
-    peak = clock.measured_matmul_peak(jax.devices())
-    training, train_flops = _measure_training(config, description, void_wins, mesh)
-    sampling, sample_flops = _measure_sampling(config, description)
-    # Other jobs on the machine may have disturbed the first of the two.
-    peak = max(peak, clock.measured_matmul_peak(jax.devices()))
+    peak = peak_flops or clock.measured_matmul_peak(jax.devices())
+    train, train_flops = _measure_training(config, description, mesh, effort, void_wins=void_wins)
+    sample, sample_flops = _measure_sampling(config, description, local_mesh, effort)
+    # Other jobs on the machine may have disturbed the first measurement of the peak.
+    peak = peak_flops or max(peak, clock.measured_matmul_peak(jax.devices()))
     chip, processes = chips.known_chip(jax.devices()[0].device_kind), jax.process_count()
+    loader_rate = None
+    if prepared:
+        batches = open_batches(config)
+        loader_rate = examples_per_second(batches, config.batch_size, seconds=effort.seconds)
+        batches.close()
+    # No TPU has run our kernel yet, so every benchmark says how far it is from the plain form.
+    error = attention_error(
+        for_mesh(local_mesh).attention,
+        batch_size=local_mesh.size,
+        tokens=description.num_tokens,
+        size=description.model.hidden_size,
+        num_heads=description.model.num_heads,
+        dtype=compute_dtype(description.model.dtype, local_mesh),
+    )
+    sample_batch, evaluations = config.sample.batch_size, config.sample.evaluations
+    train_sizes = {'flops': train_flops, 'batch_size': config.batch_size, 'mesh': dict(mesh.shape)}
+    sample_sizes = {'flops': sample_flops, 'batch_size': sample_batch, 'evaluations': evaluations}
     report = {
-        'attention_error': _attention_error(config, description),
-        'train_images_per_second': config.batch_size / training.seconds,
-        'sample_images_per_second': processes * config.sample.batch_size / sampling.seconds,
-        'loader_examples_per_second': loader_rate(config) if prepared else None,
+        'attention_error': error,
+        'train_images_per_second': config.batch_size / train.seconds,
+        # Each process draws batches of its own; a training batch is that of the whole job.
+        'sample_images_per_second': processes * sample_batch / sample.seconds,
+        'loader_examples_per_second': loader_rate,
         'data': config.data.dir,
         'matmul_peak_flops': peak,
         'known_peak_flops': chip and chip.peak_flops * mesh.size,
-        'train_share_of_peak': train_flops / training.seconds / peak,
-        'sample_share_of_peak': processes * sample_flops / sampling.seconds / peak,
-        'train': training._asdict()
-        | {'flops': train_flops, 'batch_size': config.batch_size, 'mesh': dict(mesh.shape)},
-        'sample': sampling._asdict()
-        | {
-            'flops': sample_flops,
-            'batch_size': config.sample.batch_size,
-            'evaluations': config.sample.evaluations,
-        },
+        'train_share_of_peak': train_flops / train.seconds / peak,
+        'sample_share_of_peak': processes * sample_flops / sample.seconds / peak,
+        'train': train._asdict() | train_sizes,
+        'sample': sample._asdict() | sample_sizes,
         'devices': mesh.size,
         'device_kind': jax.devices()[0].device_kind,
         'processes': processes,
     }
     path = epath.Path(workdir) / 'benchmark.json'
     if not jax.process_index():
-        print(f'\n{table(report)}', flush=True)
+        print(f'\n{measurement_table(report)}', flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, report)
         logging.info('Wrote %s.', path)
     return report
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """Lines for the terminal, of what `benchmark` returns."""
+def measurement_table(report: Mapping[str, Any]) -> str:
+    """The lines for the terminal; `report` is what `benchmark` returns."""
+    # What plain products reach on these devices is a fairer yardstick than the maker's peak.
     known, examples = report['known_peak_flops'], report['loader_examples_per_second']
     peak = f'{report["matmul_peak_flops"] / 1e12:.2f} TFLOP/s measured'
     rows = [
@@ -124,56 +140,55 @@ def table(report: Mapping[str, Any]) -> str:
     return '\n'.join(['== measured ==', *lines])
 
 
-def loader_rate(config: ml_collections.ConfigDict) -> float:
-    """Examples that the loaders of all processes read in a second, with nobody else at work."""
-    batches = loader.train_batches(
-        config.data.dir,
-        'train',
-        config.batch_size,
-        config.seed,
-        jax.process_index(),
-        jax.process_count(),
-        config.data.workers,
-        config.data.cache,
+def open_batches(config: ml_collections.ConfigDict) -> loader.TrainBatches:
+    """The training's batches, as `train.py` opens them."""
+    return loader.train_batches(
+        loader.Split(config.data.dir, 'train', config.data.cache),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        share=loader.Share(jax.process_index(), jax.process_count()),
+        workers=config.data.workers,
     )
-    for _ in range(_LOADER_WARM_UP):
-        next(batches)
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() < started + _SECONDS or count < _LOADER_WARM_UP:
-        next(batches)
-        count += 1
-    rate = count * config.batch_size / (time.perf_counter() - started)
-    batches.close()
-    return rate
 
 
-def _described(config):
-    """(description, void_wins, whether there are prepared data), of them or as the config says."""
-    if not manifests.is_finished(config.data.dir):
-        return assumed_description(config), config.data.void_wins, False
-    manifest = manifests.open_manifest(config.data.dir)
-    expected = ('autoencoder', 'text', 'text_tokens', 'text_features', 'void_wins')
-    manifests.check_manifest(manifest, **{name: config.data[name] for name in expected})
-    return weights_file.describe(config, manifest), manifest['void_wins'], True
+def _described(config: ml_collections.ConfigDict) -> tuple[Description, bool, bool]:
+    """(description, void_wins, whether there are data): the data's, or what the config says."""
+    data, model = config.data, config.model.to_dict()
+    if claim.is_finished(data.dir):
+        manifest = open_manifest(data.dir)
+        check_manifest(manifest, **settings.encoding(config))
+        description = describe(model, config.map_noise_std, manifest, data.dir)
+        return description, manifest.void_wins, True
+    text = TextFacts(data.text, data.text_tokens, data.text_features)
+    facts = autoencoder_facts(data.autoencoder)
+    return assume(model, config.map_noise_std, facts, text), data.void_wins, False
 
 
-def _attention_error(config, description):
-    model = config.model
-    side = description['autoencoder']['latent_shape'][0] // model.patch_size
-    streams = 1 if model.name == 'uvit' else 2
-    tokens = 1 + description['text']['tokens'] + streams * side**2
-    mesh, dtype = sharding.local_mesh(config.mesh.fsdp), compute_dtype(model.dtype)
-    return attention_error(mesh, tokens, model.hidden_size, model.num_heads, dtype)
-
-
-def _measure_training(config, description, void_wins, mesh):
-    dtype = compute_dtype(config.model.dtype)
-    training = train_step.make_training(
-        config, description, void_wins, blank_text(description), mesh, dtype
+def _measure_training(
+    config: ml_collections.ConfigDict,
+    description: Description,
+    mesh: jax.sharding.Mesh,
+    effort: Effort,
+    *,
+    void_wins: bool,
+) -> tuple[Timing, int]:
+    """The train step on random records, and its FLOPs."""
+    training = make_training(
+        description,
+        Recipe(**settings.recipe(config)),
+        void_wins=void_wins,
+        empty_text=description.blank_text(),
+        mesh=mesh,
+        fused_attention=config.fused_attention,
     )
-    map_size = geometry.MAP_SIZE if config.model.name != 'uvit' else None
-    shapes = train_step.abstract_batch(description, map_size, config.batch_size, mesh)
+    shapes = abstract_batch(
+        description,
+        stored_map_side=geometry.STORED_MAP_SIDE if description.has_map else None,
+        batch_size=config.batch_size,
+        mesh=mesh,
+    )
     share = config.batch_size // jax.process_count()
+    # Times do not depend on the numbers, but ids have to be categories: all are 0 or 1.
     rng = np.random.default_rng(config.seed)
     batch = {  # ids are 0 and 1
         name: rng.random((share, *array.shape[1:]), np.float32).round().astype(array.dtype)
@@ -183,71 +198,51 @@ def _measure_training(config, description, void_wins, mesh):
     started = time.perf_counter()
     compiled = training.step.lower(training.abstract_state, shapes).compile()
     compile_seconds = time.perf_counter() - started
-    create = jax.jit(
-        lambda key: training.create(training.initial_parameters(key)),
-        out_shardings=training.shardings,
-        compiler_options={'xla_backend_optimization_level': 0},  # it runs once
-    )
-    train_state = create(jax.random.key(config.seed))
+    train_state = training.first_state(jax.random.key(config.seed))
 
+    # The state is donated: each call goes on from the state that the last call gave.
     def step():
         nonlocal train_state
         train_state = compiled(train_state, batch)
         return train_state
 
-    return Measured(*_median(step), compile_seconds), training.step_flops(shapes)
+    return time_calls(step, effort, compile_seconds), training.step_flops(shapes)
 
 
-def _measure_sampling(config, description):
-    """As `sample.sample` draws: each process on its own devices."""
-    settings, mesh = config.sample, sharding.local_mesh(config.mesh.fsdp)
-    if settings.batch_size % mesh.size:
-        raise ValueError(
-            f'sample.batch_size is {settings.batch_size}; it must be a multiple of the {mesh.size} '
-            'devices of a process.'
-        )
-    rows, text = sharding.of_batch(mesh), blank_text(description)
-    dtype = compute_dtype(config.model.dtype)
-    model = weights_file.build_model(description, np.float32)
-    inputs = weights_file.model_inputs(description)
-
-    def fresh(key):
-        return build.first_parameters(model, key, inputs)
-
-    split = sharding.of_tree(jax.eval_shape(fresh, jax.random.key(0)), mesh)
-    params = jax.jit(
-        fresh, out_shardings=split, compiler_options={'xla_backend_optimization_level': 0}
-    )(jax.random.key(config.seed))
-    texts = np.random.default_rng(0).normal(size=(settings.batch_size, *text.shape))
-    arguments = [texts.astype(np.float16), sampler.keys(settings.seed, 0, settings.batch_size)]
-    if config.model.given_map:
-        side = sampler.map_side(description)
-        arguments.append(np.ones((settings.batch_size, side, side), np.uint8))
+def _measure_sampling(
+    config: ml_collections.ConfigDict,
+    description: Description,
+    mesh: jax.sharding.Mesh,
+    effort: Effort,
+) -> tuple[Timing, int]:
+    """The sampler as `sample.sample` draws, each process on its own devices, and its FLOPs."""
+    batch_size = config.sample.batch_size
+    check_batch(batch_size, mesh)
+    rows, text = sharding.of_batch(mesh), description.blank_text()
+    split = sharding.of_tree(description.abstract_parameters(), mesh)
+    fresh = jax.jit(description.initial_parameters, out_shardings=split, compiler_options=RUNS_ONCE)
+    params = fresh(jax.random.key(config.seed))
+    texts = np.random.default_rng(0).normal(size=(batch_size, *text.shape)).astype(np.float16)
+    arguments = [texts, pair_keys(config.sample.seed, first=0, count=batch_size)]
+    if description.given_map:
+        side = description.map_side
+        arguments.append(np.ones((batch_size, side, side), np.uint8))
     arguments = sharding.place(arguments, rows)
 
-    def draw(forms):
-        return jax.jit(sampler.make_sampler(description, text, settings, dtype, forms))
+    def sampler(*, fused):
+        return jax.jit(
+            make_sampler(
+                description,
+                Sampling(**settings.sampling(config)),
+                empty_text=text,
+                dtype=compute_dtype(description.model.dtype, mesh),
+                forms=for_mesh(mesh, fused),
+            )
+        )
 
     started = time.perf_counter()
-    compiled = draw(for_mesh(mesh, config.fused_attention)).lower(params, *arguments).compile()
+    compiled = sampler(fused=config.fused_attention).lower(params, *arguments).compile()
     compile_seconds = time.perf_counter() - started
-    flops = build.matmul_flops(draw(for_mesh(mesh, False)), params, *arguments)
-    return Measured(*_median(lambda: compiled(params, *arguments)), compile_seconds), flops
-
-
-def _median(call: Callable[[], Any]) -> tuple[float, int]:
-    """(seconds of a call, repetitions); short calls are put in queues of about a second each."""
-    jax.block_until_ready(call())
-    first = time.perf_counter()
-    jax.block_until_ready(call())
-    queue = max(1, round(1 / (time.perf_counter() - first)))
-    seconds, started = [], time.perf_counter()
-    while True:
-        before = time.perf_counter()
-        for _ in range(queue):
-            result = call()
-        jax.block_until_ready(result)
-        seconds.append((time.perf_counter() - before) / queue)
-        passed = time.perf_counter() - started
-        if passed > _AT_MOST or (passed > _SECONDS and len(seconds) >= _REPETITIONS):
-            return statistics.median(seconds), len(seconds)
+    # Useful work only: a kernel that computes scores twice gets no credit for it.
+    flops = build.matmul_flops(sampler(fused=False), params, *arguments)
+    return time_calls(lambda: compiled(params, *arguments), effort, compile_seconds), flops

@@ -1,20 +1,39 @@
 """`--mode=export`: the newest checkpoint's weights as one file that samples without its data."""
 
+import dataclasses
+
 import ml_collections
 from absl import logging
 from etils import epath
 
 from panoptic_jax.data import loader
-from panoptic_jax.data import manifest as manifests
+from panoptic_jax.data.manifest import open_manifest
+from panoptic_jax.programs.description import check_encoders
 from panoptic_jax.weights import file as weights_file
+from panoptic_jax.weights import trained
 
 
 def export_weights(config: ml_collections.ConfigDict, workdir: str) -> None:
-    """Writes `workdir/weights.safetensors` from the newest checkpoint (`config.sample.ema`)."""
-    manifest = manifests.open_manifest(config.data.dir)
-    params, description, step = weights_file.from_checkpoint(workdir, config.sample.ema)
-    weights_file.check_encoders(description, manifest, workdir)
+    """Writes `workdir/weights.safetensors` from the newest checkpoint.
+
+    Raises:
+      FileNotFoundError, ValueError: no checkpoint, no prepared data, or data of other encoders.
+    """
+    manifest = open_manifest(config.data.dir)
+    restored = trained.from_checkpoint(workdir, ema=config.sample.ema)
+    # The empty caption's features come from the data, so the data must have the model's encoders.
+    check_encoders(restored.description, manifest, workdir)
+    # Whoever finds the file later can tell which training, step and data it comes from.
+    origin = {
+        'step': restored.step,
+        'ema': config.sample.ema,
+        'fingerprint': manifest.fingerprint,
+    }
+    weights = weights_file.Weights(
+        params=restored.params,
+        empty_text=loader.empty_text(config.data.dir),
+        description=dataclasses.replace(restored.description, origin=origin),
+    )
     path = epath.Path(workdir) / 'weights.safetensors'
-    details = {'step': step, 'ema': config.sample.ema, 'fingerprint': manifest['fingerprint']}
-    weights_file.save(str(path), params, loader.empty_text(config.data.dir), description | details)
-    logging.info('Wrote the weights of step %d to %s.', step, path)
+    weights_file.save(str(path), weights)
+    logging.info('Wrote the weights of step %d to %s.', restored.step, path)

@@ -1,4 +1,4 @@
-"""A trained model as one Python function. Offline jobs with restarts are `sample.py`'s."""
+"""A trained model as one Python function. `sample.py` is the offline job with restarts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from panoptic_jax import config
+from panoptic_jax.encoders.load import load_encoders
+from panoptic_jax.machine import sharding
 from panoptic_jax.models.forms import compute_dtype
-from panoptic_jax.programs import sampler
-from panoptic_jax.sample import load_encoders
+from panoptic_jax.programs.sampler import Sampling, make_sampler, pair_keys
 from panoptic_jax.weights import file as weights_file
 
 
@@ -19,14 +20,15 @@ def load(
     """Opens an exported or imported weights file for drawing.
 
     Args:
-      path: Of weights.safetensors.
-      autoencoder_weights: As config.data.autoencoder_weights; '' for 'pixels', which has none.
-      text_weights: As config.data.text_weights; '' for 'words', which has none.
-      **settings: Fields of config.sample, such as guidance and evaluations.
+      path: The file, weights.safetensors.
+      autoencoder_weights: The path in `config.data.autoencoder_weights`; '' for 'pixels', which
+        has no weights.
+      text_weights: The path in `config.data.text_weights`; '' for 'words', which has no weights.
+      **settings: Fields of `config.sample`, such as guidance and evaluations.
 
     Returns:
       A function (captions, seed=0) -> (images (n, 256, 256, 3) uint8, maps (n, side, side) uint8
-      category ids, or None of a model without maps). A pair depends on its caption, its place and
+      category ids, or None for a model without maps). A pair depends on its caption, its place and
       the seed. Another number of captions compiles anew.
 
     Raises:
@@ -34,22 +36,36 @@ def load(
         needs maps given, or no such setting.
     """
     params, empty_text, description = weights_file.load(path)
-    if description['model']['given_map']:
+    if description.given_map:
         raise ValueError(
             f'{path} needs a map beside each caption; sample from a split with --mode=sample.'
         )
-    autoencoder, text_encoder = load_encoders(description, autoencoder_weights, text_weights)
-    chosen = config.default()
-    if unknown := sorted(set(settings) - set(chosen.sample)):
+    encoders = load_encoders(
+        description.autoencoder,
+        description.text,
+        autoencoder_weights=autoencoder_weights,
+        text_weights=text_weights,
+    )
+    # The config's own checks refuse misspelt and impossible settings.
+    own = config.default()
+    if unknown := sorted(set(settings) - set(own.sample)):
         raise ValueError(f'config.sample has no field {unknown[0]!r}.')
-    chosen.sample.update(settings)
-    config.check(chosen)
-    dtype = compute_dtype('auto')
-    solve = jax.jit(sampler.make_sampler(description, empty_text, chosen.sample, dtype))
+    own.sample.update(settings)
+    config.check(own)
+    sampler = make_sampler(
+        description,
+        Sampling(**config.sampling(own)),
+        empty_text=empty_text,
+        dtype=compute_dtype('auto', sharding.make_mesh()),
+    )
+    solve = jax.jit(sampler)
 
     def draw(captions: Sequence[str], seed: int = 0) -> tuple[np.ndarray, np.ndarray | None]:
-        texts = text_encoder.encode(captions)
-        latents, ids = solve(params, texts, sampler.keys(seed, 0, len(captions)))
-        return autoencoder.decode(np.asarray(latents)), None if ids is None else np.asarray(ids)
+        # (n, L, D)
+        texts = encoders.text.encode(captions)
+        latents, ids = solve(params, texts, pair_keys(seed, first=0, count=len(captions)))
+        # (n, 256, 256, 3)
+        images = encoders.autoencoder.decode(np.asarray(latents))
+        return images, None if ids is None else np.asarray(ids)
 
     return draw

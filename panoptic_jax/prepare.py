@@ -1,13 +1,13 @@
-"""`--mode=prepare`: pictures, maps and captions of a source become encoded shards.
+"""`--mode=prepare`: images, maps and captions of a source become encoded shards.
 
-The shard is the unit of work: a restart repeats unfinished ones only and gives the same bytes, and
-several hosts deal them out. Which sources there are is `sources.py`'s.
+The shard is the unit of work. A restart repeats unfinished shards only and gives the same bytes;
+several processes share the shards. `preparation/sources.py` says which sources there are.
 """
 
 import io
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -17,27 +17,37 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from panoptic_jax.data import geometry, manifest, shards
+from panoptic_jax import config as settings
+from panoptic_jax.data import geometry, shards
 from panoptic_jax.data.example import Example
-from panoptic_jax.encoders.load import (
-    Autoencoder,
-    TextEncoder,
-    load_autoencoder,
-    load_text_encoder,
-)
+from panoptic_jax.data.manifest import Manifest, make_manifest
+from panoptic_jax.encoders.load import Encoders, load_autoencoder, load_text_encoder
 from panoptic_jax.logs.progress import Progress, duration, readable
-from panoptic_jax.machine import files, hosts
-from panoptic_jax.preparation.shard_records import batch_size, encode_shard
-from panoptic_jax.preparation.sources import load_sources
+from panoptic_jax.machine import files
+from panoptic_jax.machine.work_folder import own_share
+from panoptic_jax.preparation import claim
+from panoptic_jax.preparation.shard_records import Record, batch_size, encode_shard
+from panoptic_jax.preparation.sources import SourceSettings, open_sources
 
 _WORTH_AN_ESTIMATE = 20  # batches
 _THREADS = 4  # that decode and resize images while others are encoded
+_FLOAT16, _UINT8 = 2, 1  # bytes
 
 
-def prepare(config: ml_collections.ConfigDict) -> None:
+def prepare(
+    config: ml_collections.ConfigDict,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    worth_an_estimate: int = _WORTH_AN_ESTIMATE,
+) -> None:
     """Writes `config.data.dir`; does nothing if it is finished already.
 
-    Of several processes each writes its share of the shards, and the first one the rest.
+    Each process of a job writes its share of the shards, and the first one the rest.
+
+    Args:
+      config: Checked.
+      devices: What this process encodes on; None for all its devices.
+      worth_an_estimate: Batches from which on the log says beforehand how long all will take.
 
     Raises:
       FileNotFoundError: input or weights are missing; raised before anything is written.
@@ -45,83 +55,125 @@ def prepare(config: ml_collections.ConfigDict) -> None:
         is too small.
     """
     data = config.data
-    sources, source_ids = load_sources(data)
-    autoencoder = load_autoencoder(data.autoencoder, data.autoencoder_weights)
-    text_encoder = load_text_encoder(
-        data.text, data.text_tokens, data.text_features, data.text_weights
+    sources = open_sources(SourceSettings(**settings.source(config)))
+    encoders = Encoders(
+        load_autoencoder(data.autoencoder, data.autoencoder_weights, devices=devices),
+        load_text_encoder(
+            data.text,
+            tokens=data.text_tokens,
+            features=data.text_features,
+            weights=data.text_weights,
+            devices=devices,
+        ),
     )
-    plan = manifest.make_plan(
+    manifest = make_manifest(
         sources,
-        source_ids,
-        manifest.described(autoencoder, manifest.AUTOENCODER_FIELDS),
-        manifest.described(text_encoder, manifest.TEXT_FIELDS),
-        data.images_per_shard,
-        data.void_wins,
-        data.flips,
+        autoencoder=encoders.autoencoder.facts,
+        text=encoders.text.facts,
+        images_per_shard=data.images_per_shard,
+        void_wins=data.void_wins,
+        flips=data.flips,
     )
-    process, processes = jax.process_index(), jax.process_count()
-    if process:
-        hosts.wait_for(lambda: manifest.is_begun(data.dir), f'process 0 to begin {data.dir}')
-    if not manifest.begin(data.dir, plan):
+    # Missing input and weights have been reported by now: nothing is written for them.
+    if not claim.begin(data.dir, manifest):
         return
-    image_features = shards.image_features(
-        autoencoder.latent_shape, autoencoder.has_variance, plan['map_size']
-    )
-    caption_features = shards.caption_features(text_encoder.tokens, text_encoder.features)
 
     work = [
         (split, index)
-        for split, sizes in plan['splits'].items()
-        for index in range(len(sizes['image_shards']))
+        for split, sizes in manifest.splits.items()
+        for index in range(len(sizes.image_shards))
     ]
-
-    # The captions' shard is written first, so an image shard stands for both.
-    def missing(some):
-        there = files.listed(epath.Path(data.dir) / 'images')
-        return [
-            (split, i) for split, i in some if _path(data.dir, plan, split, i).name not in there
-        ]
-
-    own = work[process::processes]
-    remaining = missing(own)
+    own = own_share(work)
+    # A shard has its final name only when it is whole, so its name is all there is to ask.
+    present = _present(data.dir, manifest, work)
+    remaining = [shard for shard in own if shard not in present]
     if len(remaining) < len(own):
         logging.info('%d of %d shards are there already.', len(own) - len(remaining), len(own))
-    count = sum(plan['splits'][split]['image_shards'][i] for split, i in remaining)
+    images = sum(manifest.splits[split].image_shards[index] for split, index in remaining)
     with futures.ThreadPoolExecutor(_THREADS) as pool:
         if remaining:
-            _check_disk(data.dir, plan, count)
-            if count >= _WORTH_AN_ESTIMATE * batch_size():
-                _estimate(plan, count, sources['train'], autoencoder, text_encoder, pool)
-        progress = Progress('prepare', 'images', count)
+            _check_disk(data.dir, manifest, images)
+            if images >= worth_an_estimate * batch_size():
+                _estimate(manifest, images, sources['train'], encoders, pool=pool)
+        progress = Progress('prepare', 'images', images)
         for split, index in remaining:
             records = encode_shard(
-                sources[split], plan, split, index, autoencoder, text_encoder, pool
+                sources[split], manifest, split, index=index, encoders=encoders, pool=pool
             )
-            images = []
-            path = _path(data.dir, plan, split, index, 'captions')
-            shards.write_shard(path, caption_features, _captions(records, images, progress))
-            shards.write_shard(_path(data.dir, plan, split, index), image_features, images)
+            _write_shard(data.dir, manifest, (split, index), records, progress=progress)
 
-    if process:
-        hosts.wait_for(lambda: manifest.is_finished(data.dir), f'process 0 to finish {data.dir}')
-        return
-    hosts.wait_for(lambda: not missing(work), 'the shards of other processes')
-    _finish(data.dir, plan, image_features, caption_features, text_encoder)
+    folder = claim.work_folder(data.dir)
+    whole = folder.wait_for_parts(
+        work, lambda: _present(data.dir, manifest, work), 'the shards of other processes'
+    )
+    if whole:
+        _finish(data.dir, manifest, encoders)
 
 
-def _check_disk(data_dir: str, plan: Mapping[str, Any], count: int) -> None:
-    """Says how much of the disk `count` images of each process take.
+def _present(
+    data_dir: str, manifest: Manifest, work: Sequence[tuple[str, int]]
+) -> set[tuple[str, int]]:
+    """The shards (split, index) of `work` that are written.
+
+    An image shard stands for both: the captions' shard is written first.
+    """
+    names = files.sizes_and_times(epath.Path(data_dir) / 'images')
+    return {
+        shard for shard in work if _path(data_dir, manifest, shard, dataset='images').name in names
+    }
+
+
+def _write_shard(
+    data_dir: str,
+    manifest: Manifest,
+    shard: tuple[str, int],
+    records: Iterator[tuple[list[Record], list[Record]]],
+    *,
+    progress: Progress,
+) -> None:
+    """Writes a shard (split, index): its captions as they come, then its images."""
+    image_records = []
+
+    # Captions are large and stream to the disk; the records of images are kept for afterwards.
+    def captions():
+        for own_images, own_captions in records:
+            image_records.extend(own_images)
+            progress.add(len(own_images))
+            yield from own_captions
+
+    path = _path(data_dir, manifest, shard, dataset='captions')
+    shards.write_shard(path, _features(manifest)['captions'], captions())
+    path = _path(data_dir, manifest, shard, dataset='images')
+    shards.write_shard(path, _features(manifest)['images'], image_records)
+
+
+def _features(manifest: Manifest) -> dict[str, Any]:
+    """What the records of both data sets hold."""
+    autoencoder, text = manifest.autoencoder, manifest.text
+    return {
+        'images': shards.image_features(
+            autoencoder.latent_shape, autoencoder.has_variance, manifest.stored_map_side
+        ),
+        'captions': shards.caption_features(text.tokens, text.features),
+    }
+
+
+def _check_disk(data_dir: str, manifest: Manifest, images: int) -> None:
+    """Says how much of the disk `images` images of each process take.
 
     Raises:
       ValueError: so much is not free.
     """
-    captions = sum(split['captions'] for split in plan['splits'].values())
-    captions_per_image = captions / sum(split['images'] for split in plan['splits'].values())
-    text_size = 2 * plan['text']['tokens'] * plan['text']['features']
-    moments = 2 if plan['autoencoder']['has_variance'] else 1
-    image_size = 2 * moments * int(np.prod(plan['autoencoder']['latent_shape']))
-    image_size += 2 * plan['map_size'] ** 2 if plan['map_size'] else 0
-    needed = count * jax.process_count() * (image_size + captions_per_image * text_size)
+    splits = manifest.splits.values()
+    captions = sum(sizes.captions for sizes in splits)
+    captions_per_image = captions / sum(sizes.images for sizes in splits)
+    text_bytes = _FLOAT16 * manifest.text.tokens * manifest.text.features
+    autoencoder = manifest.autoencoder
+    moments = 2 if autoencoder.has_variance else 1
+    image_bytes = _FLOAT16 * moments * int(np.prod(autoencoder.latent_shape))
+    if manifest.stored_map_side:
+        image_bytes += 2 * _UINT8 * manifest.stored_map_side**2  # category and instance
+    needed = images * jax.process_count() * (image_bytes + captions_per_image * text_bytes)
     if not files.is_remote(data_dir) and needed > (free := shutil.disk_usage(data_dir).free):
         raise ValueError(
             f'data.dir {str(data_dir)!r} has {free / 1e9:.1f} GB free, and about '
@@ -131,74 +183,68 @@ def _check_disk(data_dir: str, plan: Mapping[str, Any], count: int) -> None:
 
 
 def _estimate(
-    plan: Mapping[str, Any],
-    count: int,
+    manifest: Manifest,
+    images: int,
     source: Sequence[Example],
-    autoencoder: Autoencoder,
-    text_encoder: TextEncoder,
+    encoders: Encoders,
+    *,
     pool: futures.Executor,
 ) -> None:
-    """Says how long `count` images take, by reading one batch and encoding it twice.
+    """Says how long `images` images take, by reading one batch and encoding it twice.
 
-    Reading and encoding are added, as on a CPU they share its cores; an accelerator is faster.
+    The times of reading and encoding are added: on a CPU both share the cores. An accelerator is
+    faster than the estimate.
     """
 
     def read(i):
         example = source[i]
         return example.captions, geometry.fit(example)[0]
 
-    numbers = range(min(batch_size(), len(source)))
-    copies = manifest.copies(plan, 'train')
     start = time.monotonic()
-    loaded = [*pool.map(read, numbers)]
+    examples = [*pool.map(read, range(min(batch_size(), len(source))))]
     reading = time.monotonic() - start
-    pictures = np.stack([picture for _, picture in loaded])
+    stack = np.stack([image for _, image in examples])
+    captions = [caption for own, _ in examples for caption in own]
+    copies = manifest.splits['train'].copies
     for _ in range(2):  # the first time includes compilation
         start = time.monotonic()
         for _ in range(copies):
-            autoencoder.encode(pictures)
-        text_encoder.encode([caption for captions, _ in loaded for caption in captions])
-    rate = copies * len(loaded) / (reading + time.monotonic() - start)
+            encoders.autoencoder.encode(stack)
+        encoders.text.encode(captions)
+        encoding = time.monotonic() - start
+    count = copies * len(examples)
+    rate = count / (reading + encoding)
     logging.info(
         '%s images: about %s (devices: %d, processes: %d); %s images/s measured on %d images.',
-        f'{count:,}', duration(count / rate), jax.local_device_count(), jax.process_count(),
-        readable(rate),
-        copies * len(loaded),
+        f'{images:,}', duration(images / rate), jax.local_device_count(), jax.process_count(),
+        readable(rate), count,
     )  # fmt: skip
 
 
-def _captions(
-    records: Iterator, images: list[dict[str, Any]], progress: Progress
-) -> Iterator[dict[str, Any]]:
-    """Streams the captions, which are large, and keeps the images' records for afterwards."""
-    for own, captions in records:
-        images.extend(own)
-        progress.add(len(own))
-        yield from captions
+def _path(data_dir: str, manifest: Manifest, shard: tuple[str, int], *, dataset: str) -> epath.Path:
+    split, index = shard
+    count = len(manifest.splits[split].image_shards)
+    return shards.shard_path(
+        data_dir=data_dir, dataset=dataset, split=split, index=index, count=count
+    )
 
 
-def _path(
-    data_dir: str, plan: Mapping[str, Any], split: str, index: int, dataset: str = 'images'
-) -> epath.Path:
-    count = len(plan['splits'][split]['image_shards'])
-    return shards.shard_path(data_dir, dataset, split, index, count)
-
-
-def _finish(
-    data_dir: str,
-    plan: Mapping[str, Any],
-    image_features: Any,
-    caption_features: Any,
-    text_encoder: TextEncoder,
-) -> None:
-    directory = epath.Path(data_dir)
-    for dataset, features in (('images', image_features), ('captions', caption_features)):
+def _finish(data_dir: str, manifest: Manifest, encoders: Encoders) -> None:
+    """Adds what makes two data sets of the shards, and seals the folder."""
+    for dataset, features in _features(manifest).items():
         lengths = {
-            split: sizes[f'{dataset[:-1]}_shards'] for split, sizes in plan['splits'].items()
+            split: getattr(sizes, f'{dataset[:-1]}_shards')
+            for split, sizes in manifest.splits.items()
         }
         description = f'{dataset.capitalize()} prepared by panoptic_jax; see ../manifest.json.'
-        shards.write_metadata(data_dir, dataset, features, lengths, description)
+        shards.write_metadata(
+            data_dir=data_dir,
+            dataset=dataset,
+            features=features,
+            shard_lengths=lengths,
+            description=description,
+        )
     empty_text = io.BytesIO()
-    np.save(empty_text, text_encoder.encode([''])[0])
-    files.write_whole(directory / 'empty_text.npy', empty_text.getvalue())
-    manifest.finish(data_dir, plan)
+    np.save(empty_text, encoders.text.encode([''])[0])
+    files.write_whole(epath.Path(data_dir) / 'empty_text.npy', empty_text.getvalue())
+    claim.finish(data_dir, manifest)

@@ -13,7 +13,7 @@ def use_coco(config: ml_collections.ConfigDict, encoders: str) -> None:
     """COCO 2017 where the README puts it, and the networks that encode and score it.
 
     Args:
-      config: Changed.
+      config: The config to change.
       encoders: 'paper', Stable Diffusion's autoencoder and CLIP's text tower, or 'light', TAESD and
         random word vectors, which need little memory, disk and time.
     """
@@ -40,11 +40,11 @@ def use_pdm(config: ml_collections.ConfigDict, name: str, text: str) -> None:
     """A PDM on COCO 2017, varied as the paper varies it.
 
     Args:
-      config: Changed.
+      config: The config to change.
       name: 'one_stream' or 'two_stream'.
       text: The config's arguments; `configs/one_stream.py` explains them.
     """
-    chosen = arguments(
+    variant = arguments(
         text,
         size=tuple(uvit.SIZES),
         patch_factor=2,
@@ -54,10 +54,10 @@ def use_pdm(config: ml_collections.ConfigDict, name: str, text: str) -> None:
         map_noise=2.0,
         encoders=ENCODERS,
     )
-    use_coco(config, chosen.pop('encoders'))
-    config.map_noise_std = chosen.pop('map_noise')
+    use_coco(config, variant.pop('encoders'))
+    config.map_noise_std = variant.pop('map_noise')
     config.model.name = name
-    config.model.update(uvit.SIZES[chosen.pop('size')], **chosen)
+    config.model.update(uvit.SIZES[variant.pop('size')], **variant)
 
 
 def arguments(text: str, **defaults: Any) -> dict[str, Any]:
@@ -80,6 +80,7 @@ def arguments(text: str, **defaults: Any) -> dict[str, Any]:
         name, _, given = part.partition('=')
         if name not in defaults:
             raise ValueError(f'The config has no argument {name!r}; it has {", ".join(defaults)}.')
+        # The default's type is the argument's; 0 and 1 stand for truth values.
         kind = type(values[name])
         try:
             values[name] = bool(int(given)) if kind is bool else kind(given)
@@ -88,8 +89,8 @@ def arguments(text: str, **defaults: Any) -> dict[str, Any]:
                 f'The config argument {name} is {given!r}; it must be {kind.__name__}.'
             ) from None
         if name in choices and values[name] not in choices[name]:
-            listed = ', '.join(map(str, choices[name]))
+            allowed = ', '.join(map(str, choices[name]))
             raise ValueError(
-                f'The config argument {name} is {given!r}; it must be one of {listed}.'
+                f'The config argument {name} is {given!r}; it must be one of {allowed}.'
             )
     return values

@@ -1,36 +1,46 @@
-"""Training: the one loop around `train_step.py`'s step.
+"""`--mode=train`: the one loop around the step of `programs/train_step.py`.
 
-The loop sees encoded records only: which autoencoder made them, and how a preview picture is
-sampled from parameters, is known in `preview.py`, whose function comes in as `preview`.
+The loop sees encoded records only. `scoring/preview.py` knows how a picture is drawn from
+parameters while training goes on.
 """
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import logging
 
+from panoptic_jax import config as settings
 from panoptic_jax.data import loader
-from panoptic_jax.data import manifest as manifests
+from panoptic_jax.data.manifest import check_manifest, open_manifest
 from panoptic_jax.logs import clock, dashboards, environment
 from panoptic_jax.machine import sharding
-from panoptic_jax.models.forms import compute_dtype
-from panoptic_jax.programs import state, train_step
-from panoptic_jax.scoring.preview import Preview
+from panoptic_jax.programs import state
+from panoptic_jax.programs.description import Description, check_same_model, describe
+from panoptic_jax.programs.sampler import Sampling
+from panoptic_jax.programs.train_step import Recipe
+from panoptic_jax.programs.training import RUNS_ONCE, make_training
+from panoptic_jax.scoring import preview as previews
 from panoptic_jax.weights import checkpoint, initial
-from panoptic_jax.weights import file as weights_file
 
 
-def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | None = None) -> bool:
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    peak_flops: float | None = None,
+) -> bool:
     """Trains until `config.steps`, or until told to stop. The same call again goes on.
 
     Args:
       config: Checked.
-      workdir: Holds everything about the run, see design.md.
-      preview: Parameters -> (pictures, scores), called every `preview_every` steps.
+      workdir: The run's folder; it holds everything about the run.
+      devices: What to train on; None for all devices of the job.
+      peak_flops: FLOP/s of the devices together, for MFU; None to look it up or measure it.
 
     Returns:
       Whether the run is complete; False after SIGTERM, with a checkpoint of the last step.
@@ -40,105 +50,109 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
       FloatingPointError: A step is not finite; the last checkpoint stays good.
     """
     # --- Data: opened and checked before anything is compiled.
-    manifest = manifests.open_manifest(config.data.dir)
-    expected = ('autoencoder', 'text', 'text_tokens', 'text_features', 'void_wins')
-    manifests.check_manifest(manifest, **{name: config.data[name] for name in expected})
+    data_dir, cache = config.data.dir, config.data.cache
+    manifest = open_manifest(data_dir)
+    check_manifest(manifest, **settings.encoding(config))
+    share = loader.Share(jax.process_index(), jax.process_count())
     batches = loader.train_batches(
-        config.data.dir,
-        'train',
-        config.batch_size,
-        config.seed,
-        jax.process_index(),
-        jax.process_count(),
-        config.data.workers,
-        config.data.cache,
+        loader.Split(data_dir, 'train', cache),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        share=share,
+        workers=config.data.workers,
     )
+    # Held-out losses need a held-out split; data without one are trained on all the same.
     validation = None
-    if config.validate_every and 'validation' in manifest['splits']:
-        validation = loader.Split(config.data.dir, 'validation', config.data.cache)
+    if config.validate_every and 'validation' in manifest.splits:
+        validation = loader.Split(data_dir, 'validation', cache)
 
     # --- Model and step: shapes first, arrays last.
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     batch_sharding = sharding.of_batch(mesh)
-    description = weights_file.describe(config, manifest)
-    training = train_step.make_training(
-        config,
+    description = describe(config.model.to_dict(), config.map_noise_std, manifest, data_dir)
+    training = make_training(
         description,
-        manifest['void_wins'],
-        loader.empty_text(config.data.dir),
-        mesh,
-        compute_dtype(config.model.dtype),
+        Recipe(**settings.recipe(config)),
+        void_wins=manifest.void_wins,
+        empty_text=loader.empty_text(data_dir),
+        mesh=mesh,
+        fused_attention=config.fused_attention,
     )
-    predicts_map = config.model.name != 'uvit' and not config.model.given_map
-    shardings = training.shardings
-    first_key = jax.random.key(config.seed)
+    # A preview needs an autoencoder: that its weights are missing should show before training.
+    preview = None
+    if config.preview_every:
+        shown = previews.open_data(
+            description,
+            data_dir=data_dir,
+            cache=cache,
+            autoencoder_weights=config.data.autoencoder_weights,
+            count=config.preview_count,
+        )
+        preview = previews.make_preview(
+            description,
+            Sampling(**settings.sampling(config)),
+            data=shown,
+            mesh=mesh,
+            fused_attention=config.fused_attention,
+        )
 
     # --- Where the weights come from: this run's checkpoint, else init_weights, else fresh ones.
-    checkpoints = checkpoint.Checkpoints(workdir, config.keep_last, config.keep_every)
+    checkpoints = checkpoint.Checkpoints(
+        workdir, keep_last=config.keep_last, keep_every=config.keep_every
+    )
     start_step, seconds = checkpoints.latest() or 0, 0.0
-    # It runs once: optimising it would take longer than it does, by far on CPU.
-    unoptimised = {'xla_backend_optimization_level': 0}
+    first_key = jax.random.key(config.seed)
     if start_step:
         meta = checkpoints.meta(start_step)
-        weights_file.check_model(description, meta['description'], workdir)
+        check_same_model(description, Description.from_json(meta['description']), workdir)
         train_state, position = checkpoints.restore(start_step, training.abstract_state)
         batches.set_state(position)
         seconds = meta['seconds']
         logging.info('Going on from step %d of %s.', start_step, workdir)
     elif config.init_weights:
+        # Fresh parameters first: what the file lacks keeps them.
         split = sharding.of_tree(training.abstract_params, mesh)
         fresh = jax.jit(
-            training.initial_parameters, out_shardings=split, compiler_options=unoptimised
-        )
+            training.initial_parameters, out_shardings=split, compiler_options=RUNS_ONCE
+        )(first_key)
         params = initial.load_into(
-            fresh(first_key), config.init_weights, manifest, config.init_partial
+            fresh, config.init_weights, manifest, partial=config.init_partial
         )
         params = sharding.place(params, split)
-        train_state = jax.jit(training.create, out_shardings=shardings)(params)
+        train_state = jax.jit(training.create, out_shardings=training.shardings)(params)
     else:
-        train_state = jax.jit(
-            lambda key: training.create(training.initial_parameters(key)),
-            out_shardings=shardings,
-            compiler_options=unoptimised,
-        )(first_key)
-    environment.record(workdir, config)
-    logging.info('Train state on %s:\n%s', dict(mesh.shape), sharding.table(train_state))
+        train_state = training.first_state(first_key)
+    environment.record(workdir, config.to_dict())
+    logging.info('Train state on %s:\n%s', dict(mesh.shape), sharding.layout_table(train_state))
     if start_step >= config.steps:
         logging.info('%s is trained already: step %d of %d.', workdir, start_step, config.steps)
         checkpoints.close()
         return True
 
     # --- Compile ahead, so that a mistake shows before data flow and the clock sees no compilation.
-    validation_function = jax.jit(
-        lambda params, frozen, batch, key: jax.tree.map(
-            jnp.mean,
-            train_step.example_losses(
-                training.model, state.merge(params, frozen), training.draw(batch, key)
-            ),
-        ),
-        out_shardings=sharding.replicated(mesh),
-    )
+    validation_losses = jax.jit(training.losses, out_shardings=sharding.replicated(mesh))
     batch = sharding.put_batch(next(batches), batch_sharding)
     started = time.monotonic()
     compiled_step = training.step.lower(train_state, batch).compile()
     logging.info('Compiled the training step in %.1f s.', time.monotonic() - started)
 
-    flops = training.step_flops(batch)
+    # After the restore, since lines of steps that will come again are cut off.
     writers = dashboards.create_writers(workdir, start_step, config.steps)
-    writers.write_hparams(environment.flat(config))
+    writers.write_hparams(environment.flat(config.to_dict()))
     if not start_step:
         whole = state.merge(train_state.params, train_state.frozen)
         writers.write_text(0, {'parameters': dashboards.parameter_overview(whole)})
+    peak = peak_flops or clock.matmul_peak(jax.devices())
     timer = clock.Clock(
-        start_step,
-        config.steps,
-        config.batch_size,
-        flops,
-        clock.matmul_peak(jax.devices()),
-        seconds,
+        start_step=start_step,
+        total_steps=config.steps,
+        batch_size=config.batch_size,
+        seconds_at_peak=training.step_flops(batch) / peak,
+        seconds=seconds,
     )
+    # Steps count from the run's start, so a resumed run does not profile again.
     profiler = clock.ProfilerWindow(workdir, config.profile_at, config.profile_steps)
-    reset_totals = jax.jit(state.zero_totals, out_shardings=shardings.totals)
+    reset_totals = jax.jit(state.zero_totals, out_shardings=training.shardings.totals)
 
     def require_finite(totals):
         if totals['non_finite_step']:
@@ -153,14 +167,16 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
         """Fetches and writes the sums of the window that ended at `step`."""
         totals = jax.device_get(totals)
         require_finite(totals)
-        rate = {'learning_rate': float(training.schedule(step - 1))}
-        means = {'loss_map': None} | state.means_of(totals, predicts_map)
+        rate = {'learning_rate': float(training.learning_rate(step - 1))}
+        means = state.means_of(totals, has_map=description.predicts_map)
+        # Every line has the same keys, whatever the model.
+        means = {'loss_map': None} | means
         writers.write(step, means | rate | timer.report(step) | clock.device_memory())
 
     def save(step):
         require_finite(train_state.totals)  # inside a window, where a SIGTERM came
         writers.flush()
-        meta = {'seconds': timer.seconds, 'description': description}
+        meta = {'seconds': timer.seconds, 'description': description.to_json()}
         checkpoints.save(step, train_state, batches.get_state(), meta)
 
     # --- The loop. Numbers of a window are fetched after the next step has been dispatched; a CPU
@@ -180,30 +196,32 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
                     train_state = train_state.replace(totals=reset_totals())
 
                 last = step == config.steps or preemption.asked(step)
-                pauses = {
-                    'checkpoint': last or step % config.checkpoint_every == 0,
-                    'validate': validation is not None and step % config.validate_every == 0,
-                    'preview': preview is not None
-                    and config.preview_every
-                    and step % config.preview_every == 0,
-                }
-                if any(pauses.values()) or (pending and dispatch_computes):
+                saves = last or step % config.checkpoint_every == 0
+                validates = validation is not None and step % config.validate_every == 0
+                draws = preview is not None and step % config.preview_every == 0
+                if saves or validates or draws or (pending and dispatch_computes):
                     jax.block_until_ready(train_state)
                     if pending:
                         write(*pending)
                         pending = None
                     with timer.paused():
-                        if pauses['checkpoint']:
+                        if saves:
                             save(step)
-                        if pauses['validate']:
+                        if validates:
                             scores = validate(
-                                validation, train_state, validation_function, config, batch_sharding
+                                functools.partial(
+                                    validation_losses, train_state.ema, train_state.frozen
+                                ),
+                                validation,
+                                batch_size=config.batch_size,
+                                batches=config.validation_batches,
+                                seed=config.seed + 1,
+                                batch_sharding=batch_sharding,
                             )
                             writers.write_validation(step, scores)
-                        if pauses['preview']:
-                            pictures, scores = preview(
-                                state.merge(train_state.ema, train_state.frozen)
-                            )
+                        if draws:
+                            averaged = state.merge(train_state.ema, train_state.frozen)
+                            pictures, scores = preview(averaged)
                             writers.write_images(step, pictures)
                             writers.write_validation(step, scores)
                 if last:
@@ -219,31 +237,35 @@ def train(config: ml_collections.ConfigDict, workdir: str, preview: Preview | No
 
 
 def validate(
+    losses: Callable[[dict, jax.Array], dict[str, jax.Array]],
     split: loader.Split,
-    train_state: state.TrainState,
-    function: Callable,
-    config: ml_collections.ConfigDict,
+    *,
+    batch_size: int,
+    batches: int,
+    seed: int,
     batch_sharding: jax.sharding.NamedSharding,
 ) -> dict[str, float]:
-    """Held-out losses per stream of the averaged weights, on the same pictures and noise each time.
+    """Held-out losses per stream, on the same images and noise each time.
 
-    Small splits are gone round: with fewer pictures than the batches hold, they repeat.
+    Args:
+      losses: (batch, key) -> {stream: () mean loss}.
+      split: Its images in order; where the batches hold more of them, the images repeat.
+      batch_size: Examples of a batch over all processes.
+      batches: How many.
+      seed: Decides noise and times.
+      batch_sharding: Where a batch lies.
     """
-    share = config.batch_size // jax.process_count()
+    share = batch_size // jax.process_count()
     sums = {}
-    for number in range(config.validation_batches):
-        first = number * config.batch_size + jax.process_index() * share
+    for number in range(batches):
+        first = number * batch_size + jax.process_index() * share
         records = [split[(first + i) % len(split)] for i in range(share)]
-        names = [
-            name for name in ('latents', 'moments', 'category', 'instance') if name in records[0]
-        ]
+        arrays = ('latents', 'moments', 'category', 'instance')
+        names = [name for name in arrays if name in records[0]]
         batch = {name: np.stack([record[name] for record in records]) for name in names}
         batch['text'] = np.stack([record['texts'][0] for record in records])
-        key = jax.random.fold_in(jax.random.key(config.seed + 1), number)
-        losses = function(
-            train_state.ema, train_state.frozen, sharding.put_batch(batch, batch_sharding), key
-        )
-        for stream, value in losses.items():
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        for stream, value in losses(sharding.put_batch(batch, batch_sharding), key).items():
             name = f'validation/loss_{stream}'
-            sums[name] = sums.get(name, 0.0) + float(value) / config.validation_batches
+            sums[name] = sums.get(name, 0.0) + float(value) / batches
     return sums

@@ -35,22 +35,22 @@ def begin(data_dir: str, manifest: Manifest) -> bool:
     Raises:
       ValueError: the folder holds anything but this preparation's work.
     """
-    promise = manifest.to_json()
+    expected = manifest.to_json()
 
-    def check(found: Mapping[str, Any] | None) -> None:
-        if found is None:
+    def check(promised: Mapping[str, Any] | None) -> None:
+        if promised is None:
             _require_empty(epath.Path(data_dir))
         # The fingerprint covers sources, encoders, pooling and sizes: equal ones give equal bytes.
-        elif found['fingerprint'] != promise['fingerprint']:
+        elif promised['fingerprint'] != expected['fingerprint']:
             raise ValueError(
                 f'data.dir {str(data_dir)!r} holds data that were prepared differently '
-                f'({_differences(found, promise)}); choose another data.dir or delete this one.'
+                f'({_differences(promised, expected)}); choose another data.dir or delete this one.'
             )
 
     folder = work_folder(data_dir)
     # Asked before `begin`, which claims the folder.
     begun = folder.is_begun()
-    remains = folder.begin(promise, check)
+    remains = folder.begin(expected, check)
     if not remains:
         logging.info('%s is finished already: %s.', data_dir, _counts(manifest))
     elif begun:
@@ -83,9 +83,9 @@ def _counts(manifest: Manifest) -> str:
     )
 
 
-def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+def _differences(promised: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     """The first differing leaves of two nested dicts, with both values."""
-    there, here = _leaves(found), _leaves(expected)
+    there, here = _leaves(promised), _leaves(expected)
     names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     names.remove('fingerprint')
     return ', '.join(

@@ -1,100 +1,125 @@
-"""From weights to a pure sampling function, and what a record's map is at the model's resolution.
+"""From a description to a pure sampling function: the program that a sampling job runs.
 
-The method itself is `diffusion/solver.py`; captions, files and devices are `sample.py`'s.
+The method itself is `diffusion/solver.py` and `diffusion/guidance.py`; captions, files and devices
+are the business of `sample.py`.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-from panoptic_jax.data import categories
-from panoptic_jax.data.example import Category
 from panoptic_jax.diffusion import bits, guidance, solver
+from panoptic_jax.diffusion.trajectory import make_trajectory
 from panoptic_jax.models.forms import PLAIN, Forms
-from panoptic_jax.weights import file as weights_file
+from panoptic_jax.programs.description import Description
 
 Sampler = Callable[..., tuple[jax.Array, jax.Array | None]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How pairs are drawn: the fields of `config.sample` of the same names, which explains them."""
+
+    evaluations: int
+    solver: str
+    grid: str
+    guidance: float
+    map_init_std: float
+    clip_map: bool
+    decode: str
+
+
 def make_sampler(
-    description: Mapping[str, Any],
+    description: Description,
+    sampling: Sampling,
+    *,
     empty_text: np.ndarray,
-    settings: ml_collections.ConfigDict,
     dtype: Any,
     forms: Forms = PLAIN,
 ) -> Sampler:
-    """The whole trajectory as one pure function.
+    """Algorithm 2, the whole trajectory, as one pure function.
 
     Args:
-      description: Of the model, see `weights.file.describe`.
+      description: The model.
+      sampling: How to draw.
       empty_text: (L, D) features of the empty caption.
-      settings: `config.sample`.
-      dtype: Of the network's computation.
-      forms: See `forms.for_mesh`.
+      dtype: Type of the network's computation.
+      forms: Forms of the network's heaviest parts, see `forms.for_mesh`.
 
     Returns:
       A function (params, text (B, L, D), keys (B,), given ids (B, kh, kw) or None) -> (latents
       (B, h, w, c) divided by the autoencoder's scale, ids (B, kh, kw) uint8 or None). Pair i
       depends on its own row of the arguments alone.
     """
-    model = weights_file.build_model(description, dtype, forms)
-    x_shape, m_shape = (array.shape[1:] for array in weights_file.model_inputs(description)[:2])
-    plan = solver.make_plan(settings.evaluations, settings.solver, settings.grid)
-    codes = categories.valid_codes(category_list(description))
-    map_std = settings.map_init_std or description['map_noise_std']
-    has_map = description['model']['name'] != 'uvit'
-    predicts_noise = description['model'].get('map_prediction') == 'noise'
-    scale = description['autoencoder']['scale']
+    model = description.build(dtype, forms)
+    image_input, map_input = description.inputs()[:2]
+    trajectory = make_trajectory(
+        evaluations=sampling.evaluations, solver=sampling.solver, grid=sampling.grid
+    )
+    codes = description.valid_codes()
+    map_noise_std = description.map_noise_std
+    # Algorithm 2 starts with std 1 where training has s; by default both are s.
+    map_start_std = sampling.map_init_std or map_noise_std
 
     def sampler(params, text, keys, given=None):
         # Once for all evaluations. Vectors stay: norms multiply by theirs in float32.
         params = jax.tree.map(lambda a: a.astype(dtype) if a.ndim > 1 else a, params)
 
-        def start(number, shape):
-            draw = lambda key: jax.random.normal(jax.random.fold_in(key, number), shape)  # noqa: E731
+        def start_noise(stream, shape):
+            def draw(key):
+                return jax.random.normal(jax.random.fold_in(key, stream), shape)
+
             return jax.vmap(draw)(keys)
 
         def predict(*arguments):
             return model.apply({'params': params}, *arguments)
 
+        # One key per stream: the image's noise is the same with and without a map.
+        x = start_noise(0, image_input.shape[1:])  # (B, h, w, c)
         if given is not None:
-            m = bits.ids_to_bits(given)
+            m = bits.ids_to_bits(given)  # (B, kh, kw, 8)
+        elif description.has_map:
+            m = map_start_std * start_noise(1, map_input.shape[1:])
         else:
-            m = map_std * start(1, m_shape) if has_map else None
+            m = None
         guided = guidance.guided(
-            predict, text.astype(jnp.float32), jnp.float32(empty_text), settings.guidance
+            predict, text.astype(jnp.float32), jnp.float32(empty_text), sampling.guidance
         )
         latents, map_values = solver.solve(
             guided,
-            start(0, x_shape),
+            x,
             m,
-            plan,
-            given is not None,
-            settings.clip_map,
-            description['map_noise_std'] if predicts_noise else None,
+            trajectory,
+            given_map=given is not None,
+            clip_map=sampling.clip_map,
+            map_noise_std=map_noise_std if description.predicts_map_noise else None,
         )
         if map_values is not None:
-            given = bits.bits_to_ids(map_values, codes, settings.decode)
-        return latents / scale, given
+            given = bits.bits_to_ids(map_values, codes, sampling.decode)  # (B, kh, kw)
+        return latents / description.autoencoder.scale, given
 
     return sampler
 
 
-def keys(seed: int, first: int, count: int) -> jax.Array:
-    """(count,) keys of the pairs from number `first` on: pair n has the same in any batch."""
+def pair_keys(seed: int, first: int, count: int) -> jax.Array:
+    """(count,) keys of the pairs from number `first` on: pair n has the same key in any batch."""
+    # A pair's number decides its key, not its place in a batch.
     numbers = jnp.arange(first, first + count)
     return jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
 
 
-def category_list(description: Mapping[str, Any]) -> list[Category]:
-    """The categories of a description or a manifest."""
-    return [Category(c['id'], c['name'], c['is_thing']) for c in description['categories']]
+def check_batch(batch_size: int, mesh: jax.sharding.Mesh) -> None:
+    """Refuses a batch that the devices of a process cannot share.
 
-
-def map_side(description: Mapping[str, Any]) -> int:
-    """Side of the model's maps, in pixels."""
-    return description['autoencoder']['latent_shape'][0] * description['model']['patch_factor']
+    Raises:
+      ValueError: `batch_size` is no multiple of their number.
+    """
+    if batch_size % mesh.size:
+        raise ValueError(
+            f'sample.batch_size is {batch_size}; it must be a multiple of the {mesh.size} '
+            'devices of a process.'
+        )

@@ -1,6 +1,7 @@
 """The training state: what a checkpoint holds, how it starts, what an optimiser step does to it.
 
-Losses, data and files are elsewhere; so is the placement on devices (`sharding.py`).
+`programs/train_step.py` computes losses and gradients, `machine/sharding.py` says where the arrays
+lie, and `weights/checkpoint.py` writes them.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,18 +14,21 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from panoptic_jax.diffusion.schedule import NUM_STEPS
+
 NOISE_BUCKETS = 5  # equal ranges of t that the loss is reported for
+_STREAMS = ('image', 'map')
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything a resumed run needs besides its data position.
+    """Everything that a resumed run needs besides its position in the data.
 
     Attributes:
       step: () int32, optimiser steps done.
       params: Trainable parameters.
       frozen: Parameters without gradient, optimiser state, decay or average.
       ema: Exponential moving average of `params`.
-      opt_state: optax state of `params`.
+      opt_state: The optimiser's state for `params`.
       totals: Sums of the metrics since the last log line, so that a resumed run logs the same.
     """
 
@@ -39,47 +43,60 @@ class TrainState(flax.struct.PyTreeNode):
 def split(params: Mapping, is_frozen: Callable[[str], bool]) -> tuple[dict, dict]:
     """Splits a parameter tree into (trainable, frozen) by the path, such as 'image/norm/scale'."""
     flat = flatten_dict(params, sep='/')
-    parts = [{k: v for k, v in flat.items() if is_frozen(k) == frozen} for frozen in (False, True)]
-    return tuple(unflatten_dict(part, sep='/') for part in parts)
+    trainable = {path: value for path, value in flat.items() if not is_frozen(path)}
+    frozen = {path: value for path, value in flat.items() if is_frozen(path)}
+    return unflatten_dict(trainable, sep='/'), unflatten_dict(frozen, sep='/')
 
 
 def merge(params: Mapping, frozen: Mapping) -> dict:
     """Rebuilds the whole parameter tree."""
-    return unflatten_dict(flatten_dict(params, sep='/') | flatten_dict(frozen, sep='/'), sep='/')
+    flat = flatten_dict(params, sep='/') | flatten_dict(frozen, sep='/')
+    return unflatten_dict(flat, sep='/')
 
 
 def learning_rate(
-    step: jax.Array, peak: float, warmup_steps: int, steps: int, cooldown: float
+    step: jax.Array, *, peak: float, warmup_steps: int, steps: int, cooldown: float
 ) -> jax.Array:
-    """Rate of the update that follows `step` done ones: linear up, constant, linear down to 0.
+    """Rate of the update that follows `step` steps: linear up, constant, linear down to 0.
 
-    The way down takes the share `cooldown` of all `steps`; where it meets the way up, both count.
+    Args:
+      step: Optimiser steps done.
+      peak: The constant rate.
+      warmup_steps: Steps of the way up.
+      steps: Steps of the whole run.
+      cooldown: Share of `steps` that the way down takes; where it meets the way up, both count.
     """
     rate = peak * jnp.minimum(1.0, (step + 1) / max(1, warmup_steps))
-    return rate * jnp.clip((steps - step) / (cooldown * steps), 0, 1) if cooldown else rate
+    if not cooldown:
+        return rate
+    return rate * jnp.clip((steps - step) / (cooldown * steps), 0, 1)
 
 
 def ema_decay(step: jax.Array, decay: float) -> jax.Array:
-    """Decay of the average at this step: a young one forgets fast, or it would keep the start."""
+    """Decay of the average at this step: a young average forgets fast, or it would keep the start.
+
+    Args:
+      step: Optimiser steps done.
+      decay: The decay of an old average.
+    """
     return jnp.minimum(decay, (1 + step) / (10 + step))
 
 
 def make_optimizer(
-    schedule: Callable, weight_decay: float, betas: tuple[float, float]
+    learning_rate: Callable, weight_decay: float, betas: tuple[float, float]
 ) -> optax.GradientTransformation:
     """AdamW as U-ViT uses it: eps 1e-8, decay on every parameter, no clipping."""
-    return optax.adamw(schedule, *betas, eps=1e-8, weight_decay=weight_decay)
+    # optax decays every parameter unless a mask says otherwise, as U-ViT wants it.
+    return optax.adamw(learning_rate, *betas, eps=1e-8, weight_decay=weight_decay)
 
 
 def zero_totals() -> dict[str, jax.Array]:
     """Empty sums; `non_finite_step` is the first step that was not finite."""
     scalars = ('steps', 'loss', 'loss_image', 'loss_map', 'grad_norm', 'update_norm')
     buckets = ('bucket_count', 'bucket_image', 'bucket_map')
-    return (
-        {name: jnp.zeros((), jnp.float32) for name in scalars}
-        | {name: jnp.zeros((NOISE_BUCKETS,), jnp.float32) for name in buckets}
-        | {'non_finite_step': jnp.zeros((), jnp.int32)}
-    )
+    sums = {name: jnp.zeros((), jnp.float32) for name in scalars}
+    sums |= {name: jnp.zeros((NOISE_BUCKETS,), jnp.float32) for name in buckets}
+    return sums | {'non_finite_step': jnp.zeros((), jnp.int32)}
 
 
 def create(
@@ -91,6 +108,7 @@ def create(
         step=jnp.zeros((), jnp.int32),
         params=trainable,
         frozen=frozen,
+        # A copy: the step donates both trees, and one buffer cannot be donated twice.
         ema=jax.tree.map(jnp.copy, trainable),
         opt_state=optimizer.init(trainable),
         totals=zero_totals(),
@@ -102,6 +120,12 @@ def apply_gradients(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One AdamW step and one step of the average.
 
+    Args:
+      state: The state before the step.
+      gradients: Gradients of the trainable parameters.
+      optimizer: From `make_optimizer`.
+      decay: See `ema_decay`.
+
     Returns:
       The new state, and the norms of gradient and update.
     """
@@ -111,31 +135,38 @@ def apply_gradients(
     ema = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state.ema, params)
     # The difference rather than `updates`: the compiler then does all of this in one pass.
     changes = jax.tree.map(jnp.subtract, params, state.params)
-    state = state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
-    return state, {
+    norms = {
         'grad_norm': optax.tree.norm(gradients),
         'update_norm': optax.tree.norm(changes),
     }
+    state = state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
+    return state, norms
 
 
 def add_totals(
-    totals: dict, step: jax.Array, losses: dict[str, jax.Array], t: jax.Array, norms: dict
+    totals: dict,
+    *,
+    step: jax.Array,
+    losses: dict[str, jax.Array],
+    t: jax.Array,
+    norms: dict,
 ) -> dict[str, jax.Array]:
     """Adds one step to the sums.
 
     Args:
       totals: From `zero_totals`.
       step: () int32, the step just done.
-      losses: 'image' and perhaps 'map', (B,) per example.
-      t: (B,) int in 1..1000.
+      losses: (B,) per stream: 'image', and 'map' where maps are predicted.
+      t: (B,) int32 in 1..1000.
       norms: From `apply_gradients`.
     """
-    per_example = {
-        name: losses.get(name, jnp.zeros_like(losses['image'])) for name in ('image', 'map')
-    }
-    means = {name: value.mean() for name, value in per_example.items()}
+    # A model without map losses has the same sums as the others, with zeros in them.
+    no_loss = jnp.zeros_like(losses['image'])
+    per_example = {stream: losses.get(stream, no_loss) for stream in _STREAMS}
+    means = {stream: value.mean() for stream, value in per_example.items()}
     loss = means['image'] + means['map']
-    member = jax.nn.one_hot((t - 1) * NOISE_BUCKETS // 1000, NOISE_BUCKETS, axis=0)
+    bucket = (t - 1) * NOISE_BUCKETS // NUM_STEPS  # (B,)
+    member = jax.nn.one_hot(bucket, NOISE_BUCKETS, axis=0)  # (buckets, B)
     finite = jnp.isfinite(loss) & jnp.isfinite(norms['grad_norm'] + norms['update_norm'])
     first_bad = jnp.where(totals['non_finite_step'] > 0, totals['non_finite_step'], step)
     added = {
@@ -145,21 +176,24 @@ def add_totals(
         'loss_map': means['map'],
         **norms,
         'bucket_count': member.sum(1),
-        **{f'bucket_{name}': member @ value for name, value in per_example.items()},
+        **{f'bucket_{stream}': member @ value for stream, value in per_example.items()},
     }
     summed = {name: totals[name] + value for name, value in added.items()}
     return summed | {'non_finite_step': jnp.where(finite, totals['non_finite_step'], first_bad)}
 
 
-def means_of(totals: dict, has_map: bool) -> dict[str, float]:
-    """The log line of fetched sums: means over the window, per noise level where there are any."""
+def means_of(totals: dict, *, has_map: bool) -> dict[str, float]:
+    """The log line of fetched sums: means over the window, per range of t where there are any."""
+    # Sums of a long window lose digits in float32 divisions.
     totals = {name: np.asarray(value, np.float64) for name, value in totals.items()}
-    streams = ('image', 'map') if has_map else ('image',)
+    streams = _STREAMS if has_map else _STREAMS[:1]
     names = ['loss', *(f'loss_{stream}' for stream in streams), 'grad_norm', 'update_norm']
     means = {name: float(totals[name] / totals['steps']) for name in names}
-    width = 1000 // NOISE_BUCKETS
+    width = NUM_STEPS // NOISE_BUCKETS
     for bucket, count in enumerate(totals['bucket_count']):
+        if not count:
+            continue
         label = f't{bucket * width + 1:04d}-{(bucket + 1) * width:04d}'
-        for stream in streams if count else ():
+        for stream in streams:
             means[f'loss_{stream}/{label}'] = float(totals[f'bucket_{stream}'][bucket] / count)
     return means

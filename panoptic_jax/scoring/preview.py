@@ -1,77 +1,134 @@
 """What training shows of itself: pairs of the same captions and noise each time.
 
-The loop that asks for them is `train.py`'s, offline sampling `sample.py`'s.
+`train.py` asks for previews between its steps; `sample.py` is the offline sampling job.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 import numpy as np
 
 from panoptic_jax.data import categories, loader
-from panoptic_jax.data import manifest as manifests
 from panoptic_jax.data.geometry import true_ids
-from panoptic_jax.encoders.load import check_same, load_autoencoder
+from panoptic_jax.data.manifest import open_manifest
+from panoptic_jax.encoders.load import Autoencoder, check_same, load_autoencoder
 from panoptic_jax.machine import sharding
 from panoptic_jax.metrics import mcd
 from panoptic_jax.models.forms import compute_dtype, for_mesh
-from panoptic_jax.programs.sampler import keys, make_sampler, map_side
-from panoptic_jax.weights import file as weights_file
+from panoptic_jax.programs.description import Description
+from panoptic_jax.programs.sampler import Sampling, make_sampler, pair_keys
 
 Preview = Callable[[dict], tuple[dict[str, np.ndarray], dict[str, float]]]
 
+_COLUMNS = 4  # pairs in a row of the grid
+_ROW_GAP, _COLUMN_GAP = 4, 8  # white pixels between pairs
 
-def make_preview(config: ml_collections.ConfigDict) -> Preview:
+
+class PreviewData(NamedTuple):
+    """What a preview needs besides parameters.
+
+    Attributes:
+      records: Prepared images: their first captions are drawn, their maps are the truth.
+      void_wins: Whether void won the pooling that the data were prepared with.
+      empty_text: (L, D) features of the empty caption.
+      autoencoder: Decodes the drawn latents.
+    """
+
+    records: Sequence[Mapping[str, Any]]
+    void_wins: bool
+    empty_text: np.ndarray
+    autoencoder: Autoencoder
+
+
+def open_data(
+    description: Description, *, data_dir: str, cache: str, autoencoder_weights: str, count: int
+) -> PreviewData:
+    """The first held-out images, or training images where none are held out; and the decoder.
+
+    Args:
+      description: The model.
+      data_dir: A prepared folder.
+      cache: Folder for copies of shards in a bucket, see `shard_copies.local_copies`.
+      autoencoder_weights: The path in `config.data.autoencoder_weights`.
+      count: Pairs of the preview; a smaller split repeats.
+
+    Raises:
+      FileNotFoundError, ValueError: no such data or weights, or another autoencoder's weights.
+    """
+    manifest = open_manifest(data_dir)
+    autoencoder = load_autoencoder(description.autoencoder.name, autoencoder_weights)
+    check_same(autoencoder.facts, description.autoencoder, 'autoencoder')
+    name = 'validation' if 'validation' in manifest.splits else 'train'
+    split = loader.Split(data_dir, name, cache)
+    return PreviewData(
+        records=[split[i % len(split)] for i in range(count)],
+        void_wins=manifest.void_wins,
+        empty_text=loader.empty_text(data_dir),
+        autoencoder=autoencoder,
+    )
+
+
+def make_preview(
+    description: Description,
+    sampling: Sampling,
+    *,
+    data: PreviewData,
+    mesh: jax.sharding.Mesh,
+    fused_attention: bool,
+) -> Preview:
     """The train loop's preview: the same captions and noise each time, as a grid and an MCD.
 
+    Args:
+      description: The model.
+      sampling: How its pairs are drawn.
+      data: Captions, true maps and the decoder.
+      mesh: The devices of the training.
+      fused_attention: Whether to take the platform's attention kernel.
+
     Returns:
-      A function params -> ({'preview': grid picture}, {'preview/mcd': value}); a model without maps
-      gives its images alone, and one whose maps are given has no MCD.
+      A function params -> ({'preview': grid picture}, {'preview/mcd': value}). A model without maps
+      gives its images alone, and a model whose maps are given has no MCD.
     """
-    manifest = manifests.open_manifest(config.data.dir)
-    description = weights_file.describe(config, manifest)
-    autoencoder = load_autoencoder(config.data.autoencoder, config.data.autoencoder_weights)
-    check_same(autoencoder.sha256, description['autoencoder'], 'autoencoder')
-    name = 'validation' if 'validation' in manifest['splits'] else 'train'
-    split = loader.Split(config.data.dir, name, config.data.cache)
-    records = [split[i % len(split)] for i in range(config.preview_count)]
-    side = map_side(description)
-    has_map = config.model.name != 'uvit'
+    count = len(data.records)
     truth = None
-    if has_map:
-        truth = np.stack([true_ids(record, side, manifest['void_wins']) for record in records])
-    text = np.stack([record['texts'][0] for record in records])
-    given_map = config.model.given_map
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+    if description.has_map:
+        side = description.map_side
+        truth = np.stack([true_ids(record, side, data.void_wins) for record in data.records])
+    text = np.stack([record['texts'][0] for record in data.records])  # (n, L, D)
     sampler = make_sampler(
         description,
-        loader.empty_text(config.data.dir),
-        config.sample,
-        compute_dtype(config.model.dtype),
-        for_mesh(mesh, config.fused_attention),
+        sampling,
+        empty_text=data.empty_text,
+        dtype=compute_dtype(description.model.dtype, mesh),
+        forms=for_mesh(mesh, fused_attention),
     )
     whole = sharding.replicated(mesh)
-    rows = whole if config.preview_count % mesh.size else sharding.of_batch(mesh)
-    text, given = sharding.place((text, truth if given_map else None), rows)
+    # Fewer pairs than devices cannot be split; each device then draws all of them.
+    rows = whole if count % mesh.size else sharding.of_batch(mesh)
+    # A model of given maps gets the true ones, and nothing is left to compare.
+    given = truth if description.given_map else None
+    text, given = sharding.place((text, given), rows)
 
     @functools.partial(jax.jit, out_shardings=whole)  # the parameters stay as they lie
     def draw(params, text, given):
-        noise_keys = jax.lax.with_sharding_constraint(keys(0, 0, config.preview_count), rows)
-        return sampler(params, text, noise_keys, given)
+        keys = jax.lax.with_sharding_constraint(pair_keys(seed=0, first=0, count=count), rows)
+        return sampler(params, text, keys, given)
 
     def preview(params):
         latents, ids = draw(params, text, given)
+        # All processes draw, since all hold parameters; one of them shows.
         if jax.process_index():
             return {}, {}
-        images = autoencoder.decode(np.asarray(latents))
-        if not has_map:
+        images = data.autoencoder.decode(np.asarray(latents))
+        if not description.has_map:
             return {'preview': images}, {}
-        grid = grid_of_pairs(images, np.asarray(ids), columns=4)
-        if given_map:
-            return {'preview': grid}, {}
-        return {'preview': grid}, {'preview/mcd': float(mcd.mcd(np.asarray(ids), truth).mean())}
+        ids = np.asarray(ids)
+        pictures = {'preview': grid_of_pairs(images, ids, columns=_COLUMNS)}
+        if not description.predicts_map:
+            return pictures, {}
+        return pictures, {'preview/mcd': float(mcd.mcd(ids, truth).mean())}
 
     return preview
 
@@ -83,7 +140,7 @@ def grid_of_pairs(images: np.ndarray, maps: np.ndarray, columns: int) -> np.ndar
       images: (N, H, W, 3) uint8.
       maps: (N, h, w) uint8 category ids; enlarged to the images' size without interpolation, so H
         and W must be multiples of h and w.
-      columns: pairs per row; the last row is filled up with white.
+      columns: Pairs in a row; the last row is filled up with white.
 
     Returns:
       (rows (H + 4) - 4, columns (2 W + 8) - 8, 3) uint8.
@@ -97,11 +154,15 @@ def grid_of_pairs(images: np.ndarray, maps: np.ndarray, columns: int) -> np.ndar
             f'maps have shape {maps.shape} for images of shape {images.shape}; expected one map '
             "per image, with sides that divide the image's"
         )
-    large = maps.repeat(height // maps.shape[1], axis=1).repeat(width // maps.shape[2], axis=2)
+    enlarged = maps.repeat(height // maps.shape[1], axis=1).repeat(width // maps.shape[2], axis=2)
+    row_height, column_width = height + _ROW_GAP, 2 * width + _COLUMN_GAP
     rows = -(-count // columns)
-    canvas = np.full((rows * (height + 4) - 4, columns * (2 * width + 8) - 8, 3), 255, np.uint8)
-    for i, (image, ids) in enumerate(zip(images, large, strict=True)):
-        top, left = i // columns * (height + 4), i % columns * (2 * width + 8)
+    size = (rows * row_height - _ROW_GAP, columns * column_width - _COLUMN_GAP, 3)
+    canvas = np.full(size, 255, np.uint8)
+    for number, (image, ids) in enumerate(zip(images, enlarged, strict=True)):
+        row, column = divmod(number, columns)
+        top, left = row * row_height, column * column_width
         canvas[top : top + height, left : left + width] = image
-        canvas[top : top + height, left + width : left + 2 * width] = categories.colour(ids)
+        middle = left + width
+        canvas[top : top + height, middle : middle + width] = categories.colour(ids)
     return canvas

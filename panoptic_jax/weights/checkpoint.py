@@ -1,11 +1,9 @@
 """Checkpoints: `workdir/checkpoints/<step>/{state, data, meta}`, written whole or not at all.
 
-In a bucket `commit_success.txt` in a step's folder says that it is whole; Orbax sees to that.
-
-The only module that knows Orbax. What is saved and when is the train loop's affair.
+In a bucket, `commit_success.txt` in a step's folder says that the step is whole; Orbax writes it.
+This is the only module that knows Orbax. `train.py` decides what is saved, and when.
 """
 
-import os
 import signal
 import threading
 from typing import Any
@@ -16,6 +14,8 @@ from absl import logging
 from etils import epath
 from jax.experimental.multihost_utils import reached_preemption_sync_point
 from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from panoptic_jax.machine import files
 
 DIGITS = 8  # of the step in a folder's name; reader and writer must agree
 
@@ -31,40 +31,48 @@ class Checkpoints:
     def __init__(
         self, workdir: str, keep_last: int = 1, keep_every: int = 0, read_only: bool = False
     ):
-        """Opens them and, unless `read_only`, removes what a killed save has left.
+        """Opens the checkpoints and, unless `read_only`, removes what a killed save has left.
 
         Args:
           workdir: The run's folder; `checkpoints/` in it is made if missing and not `read_only`.
-          keep_last: How many of the newest to keep.
-          keep_every: Keep those at multiples of this many steps, too; 0: none.
+          keep_last: How many of the newest checkpoints to keep.
+          keep_every: Keep the checkpoints at multiples of this many steps, too; 0: none.
           read_only: Only restore. Another process may be training into the folder.
         """
         folder = epath.Path(workdir)
-        if '://' not in os.fspath(folder):  # epath would put the current folder before a bucket
+        if not files.is_remote(folder):
+            # Orbax wants absolute paths. epath would put the current folder before a bucket.
             folder = folder.absolute()
+        # More than one, since the newest may be cut off by a full disk.
         kept = [preservation_policy.LatestN(keep_last)]
         if keep_every:
             kept.append(preservation_policy.EveryNSteps(keep_every))
-        self._manager = ocp.CheckpointManager(
-            folder / 'checkpoints',
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
-                step_format_fixed_length=DIGITS,
-                enable_async_checkpointing=True,
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-                # Orbax sets these itself for a reader, with a warning each.
-                create=not read_only,
-                save_interval_steps=0 if read_only else 1,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
+            step_format_fixed_length=DIGITS,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            # Orbax sets these two itself for a reader, with a warning each.
+            create=not read_only,
+            save_interval_steps=0 if read_only else 1,
         )
+        self._manager = ocp.CheckpointManager(folder / 'checkpoints', options=options)
 
     def latest(self) -> int | None:
-        """The newest complete checkpoint's step."""
+        """The step of the newest complete checkpoint; None where there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, data: dict, meta: dict) -> None:
-        """Starts a save; raises here if the one before failed in the background."""
+        """Starts a save in the background; raises if the save before failed there.
+
+        Args:
+          step: Optimiser steps done.
+          state: The whole training state.
+          data: The position in the data, JSON-able.
+          meta: What a reader has to know before it can restore the state, JSON-able.
+        """
+        # A run that resumes at its last step has nothing new to save.
         if step in self._manager.all_steps():
             return
         self._manager.check_for_errors()
@@ -80,33 +88,26 @@ class Checkpoints:
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
         """(state, data) of a step, the state laid out as `abstract_state`'s shardings say."""
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()
-            ),
+        parts = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()
         )
+        restored = self._manager.restore(step, args=parts)
         return restored['state'], restored['data']
 
     def meta(self, step: int) -> dict:
-        """What `save` was given as `meta`."""
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
-            'meta'
-        ]
+        """The `meta` that `save` was given."""
+        parts = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=parts)['meta']
 
     def restore_parts(self, step: int, abstract_parts: dict) -> dict:
-        """Only some parts of a state, such as {'ema': ..., 'frozen': ...}."""
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeRestore(
-                    item=abstract_parts,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_parts),
-                    partial_restore=True,
-                )
-            ),
+        """Some parts of a state alone, for example {'ema': ..., 'frozen': ...}."""
+        # A sampler reads the average only: the optimiser's state is twice as large.
+        parts = ocp.args.PyTreeRestore(
+            item=abstract_parts,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_parts),
+            partial_restore=True,
         )
-        return restored['state']
+        return self._manager.restore(step, args=ocp.args.Composite(state=parts))['state']
 
     def close(self) -> None:
         """Waits until everything is written; raises if a background save failed."""
@@ -116,9 +117,10 @@ class Checkpoints:
 
 
 def has_any(workdir: str) -> bool:
-    """Whether there is a complete one.
+    """Whether a workdir holds a complete checkpoint.
 
-    An unfinished one has another name, or in a bucket, where nothing is renamed, lacks a marker.
+    An unfinished checkpoint has another name. In a bucket, where nothing is renamed, it lacks a
+    marker.
     """
     folder = epath.Path(workdir) / 'checkpoints'
     return folder.is_dir() and any(
@@ -129,7 +131,8 @@ def has_any(workdir: str) -> bool:
 class Preemption:
     """Turns SIGTERM into a question that the loop asks between steps.
 
-    On several processes JAX's own service listens, so that all of them stop after the same step.
+    In a job of several processes JAX's own service listens, so that all of them stop after the same
+    step.
     """
 
     def __enter__(self) -> 'Preemption':

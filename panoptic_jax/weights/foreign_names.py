@@ -1,6 +1,6 @@
 """From the names and layouts of U-ViT's and the PDM authors' PyTorch checkpoints to ours.
 
-Arrays in, arrays out: reading .pth files is `import_weights.py`'s, so no PyTorch is needed here.
+Arrays go in and come out: `import_weights.py` reads .pth files, so no PyTorch is needed here.
 """
 
 import fnmatch
@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from panoptic_jax.encoders.torch_arrays import linen_kernel
+
+# Parts of a block: our name, then theirs.
 _INNER = {
     'norm1': 'norm1',
     'qkv': 'attn.qkv',
@@ -19,6 +22,7 @@ _INNER = {
     'fc2': 'mlp.fc2',
     'skip': 'skip_linear',
 }
+# Modules outside the blocks. Theirs have one list for both streams.
 _OUTER = {
     'image/patch_embed': 'patch_embed.proj',
     'image/text_embed': 'context_embed',
@@ -29,8 +33,8 @@ _OUTER = {
     'map/head': 'decoder_pred_mask',
     'map/final_conv': 'final_layer_mask',
 }
-# Theirs without effect: a second embedding and every other zero-conv are never called, and a model
-# of given maps has a map head that nothing reads.
+# Their weights without effect: the second embedding and every other zero convolution are never
+# called, and a model of given maps has a map head whose output nobody reads.
 _DEAD = r'mask_embed_0\..*|zero_convs\.\d*[02468]\..*|(decoder_pred|final_layer)_mask\..*'
 
 
@@ -38,7 +42,7 @@ class Translation(NamedTuple):
     """What became of a checkpoint.
 
     Attributes:
-      params: {our path: array} of what was found.
+      params: {our path: float32 array} of the weights that fit.
       missing: Torch names that the model needs.
       extra: Torch names that the model has no use for.
       misshapen: {torch name: what is wrong with the array's shape}.
@@ -53,44 +57,50 @@ class Translation(NamedTuple):
 
 
 def translate(
-    tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]], depth: int
+    tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], depth: int
 ) -> Translation:
     """Fills a model from a checkpoint.
 
     Args:
-      tensors: By torch name.
-      wanted: {path of our parameter, such as 'image/blocks_3/qkv/kernel': its shape}.
-      depth: Blocks besides the middle one.
+      tensors: {torch name: array}.
+      shapes: {path of our parameter, such as 'image/blocks_3/qkv/kernel': its shape}.
+      depth: Number of blocks besides the middle one.
     """
-    params, missing, misshapen, used = {}, [], {}, set()
-    two_streams = any(path.startswith('map/blocks_') for path in wanted)
-    for path, shape in wanted.items():
-        name = torch_name(path, depth, two_streams)
+    params, missing, misshapen, used = {}, set(), {}, set()
+    two_streams = any(path.startswith('map/blocks_') for path in shapes)
+    for path, shape in shapes.items():
+        name = torch_name(path, depth, two_streams=two_streams)
         if name not in tensors:
-            missing.append(name)
+            missing.add(name)
             continue
         used.add(name)
-        value = _in_our_layout(path, tensors[name], wanted, two_streams)
+        value = _in_our_layout(path, tensors[name], shapes, two_streams=two_streams)
         if value is None or value.shape != shape:
             misshapen[name] = (
                 f'{name} is {tensors[name].shape}, which does not give {path} of {shape}'
             )
         else:
             params[path] = np.ascontiguousarray(value, np.float32)
-    rest = sorted(set(tensors) - used)
-    dead = [name for name in rest if re.fullmatch(_DEAD, name)]
+    unused = sorted(set(tensors) - used)
+    # A name that looks dead may be in use: with a map head in the model theirs has effect.
+    dead = [name for name in unused if re.fullmatch(_DEAD, name)]
     return Translation(
-        params, sorted(set(missing)), [n for n in rest if n not in dead], misshapen, dead
+        params=params,
+        missing=sorted(missing),
+        extra=[name for name in unused if name not in dead],
+        misshapen=misshapen,
+        dead=dead,
     )
 
 
-def torch_name(path: str, depth: int, two_streams: bool) -> str:
-    """Where a parameter of ours comes from.
+def torch_name(path: str, depth: int, *, two_streams: bool) -> str:
+    """The torch name of the array that a parameter of ours comes from.
 
     Args:
-      path: Ours.
-      depth: Blocks besides the middle one.
-      two_streams: The map's positions are an array of their own, not the end of the image's.
+      path: Path of our parameter, such as 'image/blocks_3/qkv/kernel'.
+      depth: Number of blocks besides the middle one.
+      two_streams: Whether the map's positions are an array of their own; in one-stream models they
+        are the end of the image's array.
     """
     stream, module, *rest = path.split('/')
     if module == 'positions':
@@ -98,66 +108,75 @@ def torch_name(path: str, depth: int, two_streams: bool) -> str:
     kind = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias'}[rest[-1]]
     group, _, number = module.rpartition('_')
     if group == 'blocks':
-        level, half = int(number), depth // 2
         suffix = '_mask' if stream == 'map' else ''
-        block = f'in_blocks{suffix}.{level}' if level < half else f'mid_block{suffix}'
-        if level > half:
-            block = f'out_blocks{suffix}.{level - half - 1}'
+        block = _block_name(int(number), depth, suffix)
         return f'{block}.{_INNER[rest[0]]}.{kind}'
     if group == 'zero_convs':
+        # Theirs with even numbers are dead.
         return f'zero_convs.{2 * int(number) + 1}.conv.{kind}'
     return f'{_OUTER[f"{stream}/{module}"]}.{kind}'
 
 
+def _block_name(number: int, depth: int, suffix: str) -> str:
+    # We count the blocks through. They have two lists and one block in the middle.
+    half = depth // 2
+    if number < half:
+        return f'in_blocks{suffix}.{number}'
+    if number == half:
+        return f'mid_block{suffix}'
+    return f'out_blocks{suffix}.{number - half - 1}'
+
+
 def _in_our_layout(
-    path: str, value: np.ndarray, wanted: Mapping[str, tuple[int, ...]], two_streams: bool
+    path: str, value: np.ndarray, shapes: Mapping[str, tuple[int, ...]], *, two_streams: bool
 ) -> np.ndarray | None:
-    """None where the array is not what it should be; else its shape is still to be compared."""
+    """The array as parameter `path`, its shape still unchecked; None if it cannot be one."""
     if path.endswith('/positions'):
+        # (1, tokens, channels), and in one-stream models the image's tokens, then the map's.
         if value.ndim != 3 or len(value) != 1:
             return None
-        if two_streams or 'map/positions' not in wanted:
+        if two_streams or 'map/positions' not in shapes:
             return value[0]
-        image, map_ = (wanted[f'{stream}/positions'][0] for stream in ('image', 'map'))
-        if value.shape[1] != image + map_:
+        image_tokens = shapes['image/positions'][0]
+        map_tokens = shapes['map/positions'][0]
+        # A U-ViT's array is the image's alone: its last positions are none of a map.
+        if value.shape[1] != image_tokens + map_tokens:
             return None
-        return value[0, :image] if path == 'image/positions' else value[0, image:]
+        is_image = path == 'image/positions'
+        return value[0, :image_tokens] if is_image else value[0, image_tokens:]
     if not path.endswith('/kernel'):
         return value
+    # Their zero convolutions go along a line and their patch embeddings are convolutions. Ours are
+    # linear layers.
     if '/zero_convs_' in path:
-        return value[..., 0].T if value.shape[2:] == (1,) else None
+        return linen_kernel(value, flat=True) if value.shape[2:] == (1,) else None
     if path.endswith('/patch_embed/kernel'):
-        if value.ndim != 4:
-            return None
-        return value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0])  # a patch is (p1 p2 c)
-    return value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0) if value.ndim == 4 else None
+        return linen_kernel(value, flat=True) if value.ndim == 4 else None
+    return linen_kernel(value)
 
 
 def require_complete(
-    found: Translation, path: str, allow_missing: Sequence[str], allow_extra: Sequence[str]
+    translation: Translation, path: str, allow_missing: Sequence[str], allow_extra: Sequence[str]
 ) -> None:
-    """Refuses a checkpoint that does not fit, unless by name.
+    """Refuses a checkpoint that does not fit, unless patterns allow what does not fit.
 
     Args:
-      found: From `translate`.
-      path: Of the checkpoint, for messages.
+      translation: From `translate`.
+      path: Path of the checkpoint, for messages.
       allow_missing: Patterns of torch names that may be missing or of another shape.
       allow_extra: Patterns of torch names that may be left over.
 
     Raises:
-      ValueError: listing what is missing, left over or of another shape.
+      ValueError: weights are missing, left over or of another shape; the message names them.
     """
-    missing = refused(found.missing, allow_missing)
-    extra = refused(found.extra, allow_extra)
-    misshapen = [found.misshapen[name] for name in refused([*found.misshapen], allow_missing)]
+    misshapen = refused([*translation.misshapen], allow_missing)
+    named_problems = {
+        'are missing': refused(translation.missing, allow_missing),
+        'are left over': refused(translation.extra, allow_extra),
+        'have other shapes': [translation.misshapen[name] for name in misshapen],
+    }
     problems = [
-        f'{len(names)} {what}: {listed(names)}'
-        for what, names in (
-            ('are missing', missing),
-            ('are left over', extra),
-            ('have other shapes', misshapen),
-        )
-        if names
+        f'{len(names)} {what}: {brief(names)}' for what, names in named_problems.items() if names
     ]
     if problems:
         raise ValueError(
@@ -169,10 +188,12 @@ def require_complete(
 
 def refused(names: Sequence[str], allowed: Sequence[str]) -> list[str]:
     """The names that no pattern allows."""
-    return [n for n in names if not any(fnmatch.fnmatchcase(n, pattern) for pattern in allowed)]
+    return [
+        name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed)
+    ]
 
 
-def listed(names: Sequence[str], most: int = 8) -> str:
+def brief(names: Sequence[str], most: int = 8) -> str:
     """The names, or the first of them and how many more."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + more

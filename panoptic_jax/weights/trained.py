@@ -1,0 +1,95 @@
+"""The parameters of a finished or running training, for sampling and export.
+
+They come from the newest checkpoint or from a weights file; `weights/checkpoint.py` and
+`weights/file.py` know these formats.
+"""
+
+import hashlib
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from panoptic_jax.data import loader
+from panoptic_jax.data.manifest import open_manifest
+from panoptic_jax.machine import hosts, sharding
+from panoptic_jax.programs import state
+from panoptic_jax.programs.description import Description, check_encoders
+from panoptic_jax.weights import checkpoint
+from panoptic_jax.weights.file import Weights, load, read
+
+_HASH_DIGITS = 12  # of a file's SHA-256, in the name of its weights
+
+
+class Restored(NamedTuple):
+    """A checkpoint's model.
+
+    Attributes:
+      params: The whole parameter tree, spread over this process's devices.
+      description: What the model is.
+      step: Optimiser steps done.
+    """
+
+    params: dict[str, Any]
+    description: Description
+    step: int
+
+
+def from_checkpoint(workdir: str, *, ema: bool) -> Restored:
+    """The model of the newest checkpoint.
+
+    Args:
+      workdir: Folder of the training, which may still be going on.
+      ema: Whether to take the averaged weights rather than the last ones.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+    """
+    if not checkpoint.has_any(workdir):
+        raise FileNotFoundError(
+            f'{workdir} holds no checkpoint; train into it first, or name a weights file with '
+            '--config.sample.weights=PATH.'
+        )
+    checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+    # Another checkpoint may be there when the next process looks: all take the first one's.
+    step = hosts.of_first(checkpoints.latest())
+    description = Description.from_json(checkpoints.meta(step)['description'])
+    trainable, frozen = state.split(description.abstract_parameters(), description.is_frozen())
+    name = 'ema' if ema else 'params'
+    # The optimiser's state is left on disk: it is twice as large as the model.
+    parts = {name: trainable} | ({'frozen': frozen} if frozen else {})
+    shardings = sharding.of_tree(parts, sharding.local_mesh(fsdp=-1))
+    restored = checkpoints.restore_parts(step, sharding.abstract(parts, shardings))
+    checkpoints.close()
+    params = state.merge(restored[name], restored.get('frozen', {}))
+    return Restored(params, description, step)
+
+
+def for_sampling(
+    workdir: str, *, weights_path: str, ema: bool, data_dir: str
+) -> tuple[Weights, str]:
+    """The weights that a sampling job draws with.
+
+    Args:
+      workdir: Its newest checkpoint is taken where no file is named; without any checkpoint, an
+        imported file in it.
+      weights_path: A weights file, or '' for none.
+      ema: Whether to take a checkpoint's averaged weights rather than the last ones.
+      data_dir: Prepared data of a checkpoint's encoders; they hold the empty caption's features.
+
+    Returns:
+      The weights, and a name for them: the file's name and hash, or the step.
+
+    Raises:
+      FileNotFoundError, ValueError: no such weights, or data of other encoders.
+    """
+    imported = epath.Path(workdir) / 'weights.safetensors'
+    if not weights_path and imported.exists() and not checkpoint.has_any(workdir):
+        weights_path = str(imported)
+    if weights_path:
+        # The name changes with the content, so that samples of other weights are not taken up.
+        sha256 = hashlib.sha256(read(weights_path)).hexdigest()
+        return load(weights_path), f'{epath.Path(weights_path).name} {sha256[:_HASH_DIGITS]}'
+    restored = from_checkpoint(workdir, ema=ema)
+    check_encoders(restored.description, open_manifest(data_dir), workdir)
+    weights = Weights(restored.params, loader.empty_text(data_dir), restored.description)
+    return weights, f'step {restored.step}'
