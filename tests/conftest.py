@@ -4,7 +4,6 @@ The environment is set before JAX is imported, and subprocesses of tests inherit
 """
 # ruff: noqa: E402 - JAX reads the environment when it is imported
 
-import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -22,15 +21,15 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 import jax
 import ml_collections
+import numpy as np
+import one_device
 import pytest
 from absl import flags
 
 from panoptic_jax import config as settings
-from panoptic_jax import prepare, sample, train
-from panoptic_jax.encoders import rows
-from panoptic_jax.logs import clock
-from panoptic_jax.machine import sharding
-from panoptic_jax.scoring import preview
+from panoptic_jax import prepare
+from panoptic_jax.data.manifest import open_manifest
+from panoptic_jax.programs.description import Description, describe
 
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for a flag of theirs
@@ -68,6 +67,19 @@ def tiny_config(data_dir: os.PathLike) -> ml_collections.ConfigDict:
     return config
 
 
+def described(config: ml_collections.ConfigDict) -> Description:
+    """The description of a config's model over its prepared data."""
+    manifest = open_manifest(config.data.dir)
+    return describe(config.model.to_dict(), config.map_noise_std, manifest, config.data.dir)
+
+
+def random_parameters(description: Description, seed: int = 0) -> dict:
+    """Parameters of a model, all of them random."""
+    rng = np.random.default_rng(seed)
+    shapes = description.abstract_parameters()
+    return jax.tree.map(lambda a: rng.normal(0, 0.1, a.shape).astype(np.float32), shapes)
+
+
 def once(tmp_path_factory, name, make):
     """A folder that `make(path)` fills, once in a session whatever the number of xdist workers."""
     base = tmp_path_factory.getbasetemp()
@@ -93,28 +105,6 @@ def config(scenes):
     return tiny_config(scenes)
 
 
-@contextlib.contextmanager
-def on_one_device():
-    """The code sees one of the eight devices, and measures no peak: faster."""
-    make_mesh = sharding.make_mesh
-
-    def first_device(data=-1, fsdp=1, devices=None):
-        return make_mesh(data, fsdp, (devices or jax.devices())[:1])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, 'make_mesh', first_device)
-        patch.setattr(rows, 'local_devices', lambda: jax.devices()[:1])
-        patch.setattr(clock, 'matmul_peak', lambda devices: 1e11)
-        yield
-
-
-@pytest.fixture
-def one_device():
-    """See `on_one_device`."""
-    with on_one_device():
-        yield
-
-
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory, scenes):
     """(workdir, config) of a tiny one-stream run with everything switched on."""
@@ -130,8 +120,7 @@ def trained(tmp_path_factory, scenes):
     config.lock()
 
     def run(workdir):
-        with on_one_device():
-            assert train.train(config, str(workdir), preview.make_preview(config))
+        assert one_device.train(config, workdir)
 
     return once(tmp_path_factory, 'trained', run), config
 
@@ -143,8 +132,7 @@ def sampled(trained, tmp_path_factory):
     def make(folder):
         (folder / 'run').mkdir(parents=True)
         (folder / 'run' / 'checkpoints').symlink_to(trained[0] / 'checkpoints')
-        with on_one_device():
-            sample.sample(trained[1], str(folder / 'run'))
+        one_device.sample(trained[1], folder / 'run')
 
     return once(tmp_path_factory, 'sampled', make) / 'run' / 'samples'
 

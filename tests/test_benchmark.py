@@ -1,79 +1,117 @@
 """Measurements of a tiny model on CPU: what is written, and how it hangs together."""
 
+import contextlib
+import io
 import json
+import pickle
 import time
+from types import SimpleNamespace
 
+import one_device
 import pytest
+from conftest import once, tiny_config
 
 from panoptic_jax import benchmark
-from panoptic_jax.logs import clock
+from panoptic_jax.logs.timing import Effort, examples_per_second
 
-PEAK = 1e12
-
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch, one_device):
-    """Two repetitions of each, and a peak that no CPU reaches."""
-    monkeypatch.setattr(benchmark, '_REPETITIONS', 2)
-    monkeypatch.setattr(benchmark, '_SECONDS', 0.2)
-    monkeypatch.setattr(clock, 'measured_matmul_peak', lambda devices: PEAK)
+PEAK = 1e12  # more than any CPU reaches
 
 
-def test_a_benchmark_measures_training_sampling_and_loading(config, tmp_path, capsys):
-    found = benchmark.benchmark(config, str(tmp_path / 'run'))
-    assert json.loads((tmp_path / 'run' / 'benchmark.json').read_text()) == found
-    for name, batch in (('train', config.batch_size), ('sample', config.sample.batch_size)):
-        part = found[name]
-        assert part['batch_size'] == batch
-        assert part['repetitions'] >= 2
-        rate = found[f'{name}_images_per_second']
-        assert rate == pytest.approx(batch / part['seconds'])
-        assert found[f'{name}_share_of_peak'] == pytest.approx(
-            part['flops'] / part['seconds'] / PEAK
-        )
-    # A pair takes 3 evaluations with guidance, of 2 forward passes each; a step costs 3 of them.
-    forward = found['sample']['flops'] / config.sample.batch_size / (2 * 3)
-    assert found['train']['flops'] / config.batch_size == pytest.approx(3 * forward, rel=0.1)
-    assert found['loader_examples_per_second'] > 0
-    assert found['matmul_peak_flops'] == PEAK
-    assert 0 <= found['attention_error'] < 1e-4
-    text = capsys.readouterr().out
-    assert '1.00 TFLOP/s measured' in text
-    assert 'times what training takes' in text
-    known = benchmark.table(found | {'known_peak_flops': 4 * PEAK})
-    assert '1.00 TFLOP/s measured, 4.00 by their maker' in known
+def measure(config, workdir):
+    """A short benchmark on one device."""
+    return benchmark.benchmark(
+        config,
+        str(workdir),
+        devices=one_device.devices(),
+        peak_flops=PEAK,
+        effort=Effort(repetitions=2, seconds=0.2),
+    )
+
+
+@pytest.fixture(scope='session')
+def measured(tmp_path_factory, scenes):
+    """One benchmark: its config, its report, what its file holds and what it printed."""
+    config = tiny_config(scenes)
+
+    def make(folder):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            report = measure(config, folder)
+        (folder / 'report.pickle').write_bytes(pickle.dumps(report))
+        (folder / 'printed.txt').write_text(printed.getvalue())
+
+    folder = once(tmp_path_factory, 'measured', make)
+    return SimpleNamespace(
+        config=config,
+        report=pickle.loads((folder / 'report.pickle').read_bytes()),
+        content=json.loads((folder / 'benchmark.json').read_text()),
+        printed=(folder / 'printed.txt').read_text(),
+    )
+
+
+def test_the_file_holds_the_report(measured):
+    assert measured.content == measured.report
+
+
+@pytest.mark.parametrize('name', ['train', 'sample'])
+def test_rates_and_shares_follow_from_the_measured_time(measured, name):
+    part, config = measured.report[name], measured.config
+    batch = {'train': config.batch_size, 'sample': config.sample.batch_size}[name]
+    assert part['batch_size'] == batch
+    assert part['repetitions'] >= 2
+    rate = measured.report[f'{name}_images_per_second']
+    assert rate == pytest.approx(batch / part['seconds'])
+    share = measured.report[f'{name}_share_of_peak']
+    assert share == pytest.approx(part['flops'] / part['seconds'] / PEAK)
+
+
+def test_a_step_costs_three_forward_passes(measured):
+    report, config = measured.report, measured.config
+    # A pair takes 3 evaluations with guidance, which are 2 forward passes each.
+    forward = report['sample']['flops'] / config.sample.batch_size / (2 * 3)
+    assert report['train']['flops'] / config.batch_size == pytest.approx(3 * forward, rel=0.1)
+
+
+def test_loader_peak_and_attention_are_reported(measured):
+    assert measured.report['loader_examples_per_second'] > 0
+    assert measured.report['matmul_peak_flops'] == PEAK
+    assert 0 <= measured.report['attention_error'] < 1e-4
+
+
+def test_the_table_is_printed(measured):
+    assert '1.00 TFLOP/s measured' in measured.printed
+    assert 'times what training takes' in measured.printed
+
+
+def test_the_table_names_the_peak_of_a_known_chip(measured):
+    table = benchmark.measurement_table(measured.report | {'known_peak_flops': 4 * PEAK})
+    assert '1.00 TFLOP/s measured, 4.00 by their maker' in table
 
 
 def test_a_benchmark_needs_no_data(config, tmp_path, capsys):
     config.data.dir = str(tmp_path / 'none')
     config.model.name = 'two_stream'
     config.model.given_map = True
-    found = benchmark.benchmark(config, str(tmp_path / 'run'))
-    assert found['loader_examples_per_second'] is None
-    assert found['sample_images_per_second'] > 0
+    report = measure(config, tmp_path / 'run')
+    assert report['loader_examples_per_second'] is None
+    assert report['sample_images_per_second'] > 0
     assert f'no prepared data in {tmp_path / "none"}' in capsys.readouterr().out
 
 
 def test_data_of_other_settings_are_refused(config, tmp_path):
     config.data.text_tokens = 7
     with pytest.raises(ValueError, match='do not fit the config'):
-        benchmark.benchmark(config, str(tmp_path))
+        measure(config, tmp_path)
 
 
-def test_the_loader_alone_is_timed(config, monkeypatch):
-    """One that takes 10 ms for 8 examples gives at most 800 a second."""
-    make = benchmark.loader.train_batches
+def test_the_loader_alone_is_timed(config):
+    """A loader that takes 10 ms for 8 examples gives at most 800 a second."""
+    batches = benchmark.open_batches(config)
 
-    class Slow:
-        def __init__(self, *arguments):
-            self._batches = make(*arguments)
-
-        def __next__(self):
+    def slow():
+        while True:
             time.sleep(0.01)
-            return next(self._batches)
+            yield next(batches)
 
-        def close(self):
-            self._batches.close()
-
-    monkeypatch.setattr(benchmark.loader, 'train_batches', Slow)
-    assert 80 < benchmark.loader_rate(config) < 800
+    assert 80 < examples_per_second(slow(), config.batch_size, seconds=0.2) < 800
+    batches.close()

@@ -1,5 +1,7 @@
 """Evaluation: scores of own samples and of others' folders, with networks of random weights."""
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -10,32 +12,37 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import one_device
 import pytest
 import safetensors.numpy
-from conftest import once
+from conftest import once, tiny_config
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
-from panoptic_jax import evaluate
-from panoptic_jax.data import geometry, loader, manifest, scenes
+from panoptic_jax.data import geometry, loader
+from panoptic_jax.data.manifest import open_manifest
+from panoptic_jax.data.scenes import Scenes
 from panoptic_jax.encoders import clip, clip_tokens, inception
 from panoptic_jax.encoders.load import load_autoencoder
 from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.metrics import clip_score, cmmd, fid, mcd
-from panoptic_jax.scoring import images as image_scores
 from panoptic_jax.scoring import maps as map_scores
+from panoptic_jax.scoring.features import Features, load_networks, square
 
-pytestmark = pytest.mark.usefixtures('one_device')
 
-
-@pytest.fixture
-def run(trained, sampled, tmp_path):
-    """(workdir, config) of the trained run with its samples, in a folder of this test's own."""
-    workdir = tmp_path / 'run'
+def copy_of_run(folder, trained, sampled):
+    """The config of the trained run, whose workdir, samples and data are copied to a folder."""
+    workdir, config = folder / 'run', ml_collections.ConfigDict(trained[1].to_dict())
     shutil.copytree(sampled, workdir / 'samples')
     (workdir / 'checkpoints').symlink_to(trained[0] / 'checkpoints')
     shutil.copy(trained[0] / 'metrics.jsonl', workdir)
-    return workdir, ml_collections.ConfigDict(trained[1].to_dict())
+    shutil.copytree(config.data.dir, folder / 'data')
+    config.data.dir = str(folder / 'data')
+    return config
+
+
+def metrics_of(workdir):
+    return json.loads((workdir / 'metrics.json').read_text())
 
 
 def save_tower(path, shapes, seed=0):
@@ -90,64 +97,121 @@ def with_towers(config, towers):
     return config
 
 
-def test_reproduction_of_training_pictures_is_scored(config):
-    split = loader.Split(config.data.dir, 'train')
-    opened = manifest.open_manifest(config.data.dir)
-    indices = [5, 0, 3]
+# --- Scores of maps.
+
+
+@pytest.fixture
+def repeated(config):
+    """Three training images as if they were drawn, and a function that scores images and maps."""
+    split, manifest = loader.Split(config.data.dir, 'train'), open_manifest(config.data.dir)
+    autoencoder, indices = load_autoencoder('pixels'), [5, 0, 3]
     records = [split[i] for i in indices]
     latents = np.stack([geometry.true_latents(record) for record in records])
-    images = load_autoencoder('pixels').decode(latents)
-    maps = np.stack([geometry.true_ids(record, 64, False) for record in records])
+    images = autoencoder.decode(latents)
+    maps = np.stack([geometry.true_ids(record, 64, void_wins=False) for record in records])
 
-    def measured(images, maps):
+    def measure(images, maps):
         pairs = SimpleNamespace(image=images.__getitem__, ids=maps.__getitem__)
-        found = map_scores.score_reproduction(pairs, indices, split, opened, config)
-        return [score.metric for score in found]
+        scores = map_scores.score_reproduction(
+            pairs, indices, split, manifest=manifest, autoencoder=autoencoder
+        )
+        return [score.metric for score in scores]
 
-    agreement, correlation = measured(images, maps)
+    return images, maps, measure
+
+
+def test_repeated_training_pictures_reach_the_ceiling(repeated):
+    images, maps, measure = repeated
+    agreement, correlation = measure(images, maps)
     assert agreement.value == 1 > agreement.yardsticks['floor']
     assert correlation.value == pytest.approx(correlation.yardsticks['ceiling'], abs=1e-6)
     assert correlation.value > 0.98
     assert correlation.yardsticks['floor'] < 0.9
+
+
+def test_maps_that_are_half_wrong_agree_less(repeated):
+    images, maps, measure = repeated
     maps[0, :32] = 133  # no scene has it: half of one map of three is wrong
-    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-    agreement, correlation = measured([noise, *images[1:]], maps)
+    agreement, _ = measure(images, maps)
     assert agreement.value == pytest.approx(5 / 6)
+
+
+def test_noise_is_not_like_a_training_picture(repeated):
+    images, maps, measure = repeated
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    _, correlation = measure([noise, *images[1:]], maps)
     assert 0.6 < correlation.value < 0.7  # two of three
 
 
-def test_evaluation_writes_metrics_and_page(run, capsys):
-    workdir, config = run
-    evaluate.evaluate(config, str(workdir))
-    table = capsys.readouterr().out
-    metrics = json.loads((workdir / 'metrics.json').read_text())
-    expected = {
+# --- Own samples.
+
+
+@pytest.fixture(scope='session')
+def evaluated(tmp_path_factory, trained, sampled):
+    """A folder: the workdir `run` of evaluated samples, `data`, and what was printed."""
+
+    def make(folder):
+        config, printed = copy_of_run(folder, trained, sampled), io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            one_device.evaluate(config, folder / 'run')
+        (folder / 'printed.txt').write_text(printed.getvalue())
+
+    return once(tmp_path_factory, 'evaluated', make)
+
+
+def test_scores_of_maps_and_scenes_are_written(evaluated):
+    assert metrics_of(evaluated / 'run').keys() >= {
         'MCD', 'MCD/chance', 'MCD/best fixed map', 'thing_recall_map', 'colour_recall_image',
         'stuff_recall_map', 'stuff_recall_image', 'image_map_agreement',
         'image_map_agreement/ceiling', 'image_map_agreement/floor',
     }  # fmt: skip
-    assert expected <= metrics.keys()
-    for name, entry in metrics.items():
+
+
+def test_every_score_says_how_it_was_measured(evaluated):
+    for name, entry in metrics_of(evaluated / 'run').items():
         assert entry.keys() == {'value', 'n', 'nfe', 'guidance', 'ema', 'weights', 'label'}
         assert (entry['nfe'], entry['guidance'], entry['ema']) == (3, 1.0, True)
         assert entry['weights'] == 'step 12'
         assert entry['n'] == (8 if '/' in name else 6)
         assert entry['label'].endswith(f'/{entry["n"]}/nfe3/guidance1.0/ema')
+
+
+def test_every_score_is_printed(evaluated):
+    table = (evaluated / 'printed.txt').read_text()
+    for entry in metrics_of(evaluated / 'run').values():
         line = rf'^{re.escape(entry["label"])} +{entry["value"]:.4f}$'
         assert re.search(line, table, re.MULTILINE)
-    split = loader.Split(config.data.dir, 'validation')
-    truth = np.stack([geometry.true_ids(split[i], 64, False) for i in range(6)])
-    found = Pairs(workdir / 'samples', map_size=64)
-    maps = np.stack([found.ids(i) for i in range(6)])
-    assert metrics['MCD']['value'] == pytest.approx(mcd.mcd(maps, truth).mean())
-    assert metrics['image_map_agreement/ceiling']['value'] > 0.9
 
-    page = (workdir / 'samples' / 'report.html').read_text()
+
+def test_mcd_is_that_of_the_captions_own_maps(evaluated):
+    split = loader.Split(str(evaluated / 'data'), 'validation')
+    truth = np.stack([geometry.true_ids(split[i], 64, void_wins=False) for i in range(6)])
+    pairs = Pairs(evaluated / 'run' / 'samples', map_side=64)
+    maps = np.stack([pairs.ids(i) for i in range(6)])
+    metrics = metrics_of(evaluated / 'run')
+    assert metrics['MCD']['value'] == pytest.approx(mcd.mcd(maps, truth).mean())
+
+
+def test_true_scenes_agree_with_their_maps(evaluated):
+    assert metrics_of(evaluated / 'run')['image_map_agreement/ceiling']['value'] > 0.9
+
+
+@pytest.fixture
+def page(evaluated):
+    """The text of the evaluated samples' page."""
+    return (evaluated / 'run' / 'samples' / 'report.html').read_text()
+
+
+def test_the_page_shows_pairs_and_scores(evaluated, page):
+    captions = json.loads((evaluated / 'run' / 'samples' / 'captions.json').read_text())
     assert page.count('<figure') == 6
     assert 'best fixed map' in page
     assert 'MCD 1.' in page  # the note beside a caption
     assert '<svg class="curve"' in page
-    assert json.loads((workdir / 'samples' / 'captions.json').read_text())[0]['caption'] in page
+    assert captions[0]['caption'] in page
+
+
+def test_the_page_needs_no_other_file(page):
     links = re.findall(r'(?:src|href)="([^"]{0,40})', page)
     assert links
     assert all(link.startswith('data:') for link in links)
@@ -155,73 +219,119 @@ def test_evaluation_writes_metrics_and_page(run, capsys):
     assert 'https://' not in page
 
 
-def test_images_are_scored_by_networks_and_a_restart_repeats_little(
-    run, towers, monkeypatch, capsys
-):
-    workdir, config = run
-    with_towers(config, towers)
-    monkeypatch.setattr(image_scores, '_CHUNK', 4)
-    monkeypatch.setattr(inception, '_IMAGES_PER_DEVICE', 2)
-    compute, computed = image_scores.Features._compute, []
+# --- Scores of images by networks.
 
-    def until_the_third(features, start):
-        if len(computed) == 2:
-            raise KeyboardInterrupt
-        computed.append(start)
-        compute(features, start)
 
-    monkeypatch.setattr(image_scores.Features, '_compute', until_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate.evaluate(config, str(workdir))
-    assert not (workdir / 'metrics.json').exists()
-    monkeypatch.setattr(
-        image_scores.Features,
-        '_compute',
-        lambda features, start: (computed.append(start), compute(features, start)),
-    )
-    evaluate.evaluate(config, str(workdir))
-    assert sorted(computed) == [0, 0, 4, 4]  # 8 real pictures and 6 samples, each chunk once
-    metrics = json.loads((workdir / 'metrics.json').read_text())
+@pytest.fixture(scope='session')
+def scored(tmp_path_factory, trained, sampled, towers):
+    """A folder like `evaluated`, scored by networks after an interruption, and `chunks.json`."""
+
+    def make(folder):
+        config = with_towers(copy_of_run(folder, trained, sampled), towers)
+        compute, chunks, limit = Features.compute, [], 2
+
+        def counted(features, start):
+            if len(chunks) == limit:
+                raise KeyboardInterrupt
+            chunks.append(start)
+            compute(features, start)
+
+        with pytest.MonkeyPatch.context() as patch:
+            # The interruption comes between two chunks.
+            patch.setattr(Features, 'compute', counted)
+            with pytest.raises(KeyboardInterrupt):
+                one_device.evaluate(config, folder / 'run', chunk=4)
+            assert not (folder / 'run' / 'metrics.json').exists()
+            limit = None
+            one_device.evaluate(config, folder / 'run', chunk=4)
+        (folder / 'chunks.json').write_text(json.dumps(chunks))
+
+    return once(tmp_path_factory, 'scored', make)
+
+
+@pytest.fixture
+def scored_config(scored, trained, towers):
+    """The config of that evaluation."""
+    config = with_towers(ml_collections.ConfigDict(trained[1].to_dict()), towers)
+    config.data.dir = str(scored / 'data')
+    return config
+
+
+def test_a_restart_computes_each_chunk_once(scored):
+    """Chunks of 4 of 8 real pictures and 6 samples."""
+    assert sorted(json.loads((scored / 'chunks.json').read_text())) == [0, 0, 4, 4]
+
+
+def test_scores_of_images_stand_beside_those_of_maps(scored):
+    metrics = metrics_of(scored / 'run')
     assert {'MCD', 'FID', 'CLIP score', 'CMMD'} <= metrics.keys()
     assert metrics['FID']['label'] == 'FID/6/nfe3/guidance1.0/ema'
 
-    # The same numbers from the metrics' own functions on all pictures at once.
-    networks = image_scores.load_networks(config.evaluate.inception, config.evaluate.clip)
-    samples = Pairs(workdir / 'samples')
-    images = np.stack([samples.image(i) for i in range(6)])
-    source = scenes.Scenes(config.data.scene_seed, 8, 'validation')
-    real = np.stack([source[i].image for i in range(8)])
-    if real.shape[1:] != (256, 256, 3):
-        real = np.stack([image_scores._square(picture) for picture in real])
-    one, other = (fid.statistics([networks.inception(batch)]) for batch in (images, real))
-    assert metrics['FID']['value'] == pytest.approx(fid.frechet_distance(one, other), rel=1e-4)
-    fitted = [np.stack([clip.fit(p) for p in batch]) for batch in (images, real)]
-    embedded = [networks.clip_images(batch) for batch in fitted]
-    assert metrics['CMMD']['value'] == pytest.approx(cmmd.cmmd(*embedded), rel=1e-4)
-    split = loader.Split(config.data.dir, 'validation')
-    texts = [networks.clip_captions(split[i]['captions']) for i in range(6)]
-    expected = clip_score.clip_scores(embedded[0], texts).mean()
-    assert metrics['CLIP score']['value'] == pytest.approx(expected, rel=1e-4)
 
-    # The statistics lie with the data, say what they are of, and serve the next run.
-    (path,) = (Path(config.data.dir) / 'reference').glob('*.npz')
-    statistics, provenance = fid.read(path)
+@pytest.fixture
+def networks(scored_config):
+    evaluate = scored_config.evaluate
+    return load_networks(evaluate.inception, evaluate.clip, devices=one_device.devices(), chunk=2)
+
+
+@pytest.fixture
+def images(scored, scored_config):
+    """The six samples and the eight real images (n, 256, 256, 3), each all at once."""
+    pairs, source = Pairs(scored / 'run' / 'samples'), Scenes(0, 8, 'validation')
+    assert scored_config.data.scene_seed == 0
+    real = [square(source[i].image) for i in range(8)]
+    return np.stack([pairs.image(i) for i in range(6)]), np.stack(real)
+
+
+def embedded(networks, images):
+    return networks.clip_images(np.stack([clip.fit(image) for image in images]))
+
+
+def test_fid_is_that_of_all_images_at_once(scored, networks, images):
+    one, other = (fid.statistics([networks.inception(batch)]) for batch in images)
+    expected = fid.frechet_distance(one, other)
+    assert metrics_of(scored / 'run')['FID']['value'] == pytest.approx(expected, rel=1e-4)
+
+
+def test_cmmd_is_that_of_all_images_at_once(scored, networks, images):
+    expected = cmmd.cmmd(*(embedded(networks, batch) for batch in images))
+    assert metrics_of(scored / 'run')['CMMD']['value'] == pytest.approx(expected, rel=1e-4)
+
+
+def test_clip_score_is_that_of_all_images_at_once(scored, networks, images):
+    split = loader.Split(str(scored / 'data'), 'validation')
+    texts = [networks.clip_captions(split[i]['captions']) for i in range(6)]
+    expected = clip_score.clip_scores(embedded(networks, images[0]), texts).mean()
+    assert metrics_of(scored / 'run')['CLIP score']['value'] == pytest.approx(expected, rel=1e-4)
+
+
+def statistics_of(folder):
+    """The file of statistics beside the data."""
+    (path,) = (folder / 'data' / 'reference').glob('*.npz')
+    return path
+
+
+def test_statistics_lie_with_the_data_and_say_what_they_are_of(scored):
+    statistics, provenance = fid.read(statistics_of(scored))
     assert statistics.count == 8
     assert provenance['pictures']['split'] == 'validation'
-    config.evaluate.reference = str(path)
-    config.evaluate.clip = ''
-    computed.clear()
-    value = metrics['FID']['value']
-    evaluate.evaluate(config, str(workdir))
-    metrics = json.loads((workdir / 'metrics.json').read_text())
-    assert metrics['FID']['value'] == pytest.approx(value, rel=1e-6)
+
+
+def test_statistics_serve_the_next_run(scored, scored_config, tmp_path):
+    shutil.copytree(scored / 'run', tmp_path / 'run', symlinks=True)
+    scored_config.evaluate.reference = str(statistics_of(scored))
+    scored_config.evaluate.clip = ''
+    one_device.evaluate(scored_config, tmp_path / 'run', chunk=4)
+    metrics, before = metrics_of(tmp_path / 'run'), metrics_of(scored / 'run')
+    assert metrics['FID']['value'] == pytest.approx(before['FID']['value'], rel=1e-6)
     assert 'CMMD' not in metrics
-    shutil.rmtree(Path(config.data.dir) / 'reference')
+
+
+# --- Folders of others.
 
 
 def others_folder(path, split, maps=True):
-    """Two pictures of sizes of their own, with captions by image_id, and maps of half the sample's
-    categories."""
+    """Makes a folder of two pictures of odd sizes, with captions by image_id and half-void maps."""
     (path / 'images').mkdir(parents=True)
     rng = np.random.default_rng(0)
     captions, annotations = [], []
@@ -243,37 +353,67 @@ def others_folder(path, split, maps=True):
     return path
 
 
-def test_folders_of_others_are_scored(config, towers, tmp_path):
-    split = loader.Split(config.data.dir, 'validation')
-    config.evaluate.folder = str(others_folder(tmp_path / 'theirs', split))
-    config.evaluate.clip = str(towers / 'clip')
-    evaluate.evaluate(config, str(tmp_path / 'run'))
-    metrics = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
+@pytest.fixture(scope='session')
+def theirs(tmp_path_factory, scenes, towers):
+    """A folder: the workdir `run` of the scores of others' pairs in `theirs`, and `data`."""
+
+    def make(folder):
+        shutil.copytree(scenes, folder / 'data')
+        config = tiny_config(folder / 'data')
+        split = loader.Split(config.data.dir, 'validation')
+        config.evaluate.folder = str(others_folder(folder / 'theirs', split))
+        config.evaluate.clip = str(towers / 'clip')
+        one_device.evaluate(config, folder / 'run')
+
+    return once(tmp_path_factory, 'theirs', make)
+
+
+def test_images_of_others_are_scored(theirs):
+    metrics = metrics_of(theirs / 'run')
     assert metrics['CLIP score']['label'] == 'CLIP_score/2'
     assert metrics['CLIP score']['weights'] == 'theirs'
-    truth = [mcd.histograms(geometry.true_ids(split[i], 128, False)[None])[0] for i in range(2)]
+
+
+def test_maps_of_others_are_scored_in_the_stored_size(theirs):
+    split = loader.Split(str(theirs / 'data'), 'validation')
+    maps = [geometry.true_ids(split[i], 128, void_wins=False) for i in range(2)]
+    truth = [mcd.histograms(ids[None])[0] for ids in maps]
     share = np.zeros(256)
     share[[0, 2]] = 0.5
     expected = np.mean([np.abs(share - own).sum() for own in truth])
-    assert metrics['MCD']['value'] == pytest.approx(expected)
-    shutil.rmtree(Path(config.data.dir) / 'reference')
+    assert metrics_of(theirs / 'run')['MCD']['value'] == pytest.approx(expected)
 
 
-def test_folders_that_cannot_be_scored_say_why(config, towers, tmp_path):
+@pytest.fixture
+def unmapped(config, tmp_path):
+    """A config that names a folder of others without maps."""
     split = loader.Split(config.data.dir, 'validation')
-    folder = others_folder(tmp_path / 'theirs', split, maps=False)
-    config.evaluate.folder = str(folder)
+    config.evaluate.folder = str(others_folder(tmp_path / 'theirs', split, maps=False))
+    return config
+
+
+def test_a_folder_without_maps_and_networks_cannot_be_scored(unmapped, tmp_path):
     with pytest.raises(ValueError, match=r'Name networks .* --config\.evaluate\.inception'):
-        evaluate.evaluate(config, str(tmp_path))
-    config.evaluate.inception = str(tmp_path / 'nowhere')
+        one_device.evaluate(unmapped, tmp_path)
+
+
+def test_missing_networks_are_named(unmapped, tmp_path):
+    unmapped.evaluate.inception = str(tmp_path / 'nowhere')
     with pytest.raises(
         FileNotFoundError, match=r'evaluate\.inception is .*; give the path of Incep'
     ):
-        evaluate.evaluate(config, str(tmp_path))
-    config.evaluate.inception = str(towers / 'inception.safetensors')
-    config.evaluate.reference = str(tmp_path / 'nowhere.npz')
+        one_device.evaluate(unmapped, tmp_path)
+
+
+def test_missing_statistics_are_named(unmapped, towers, tmp_path):
+    unmapped.evaluate.inception = str(towers / 'inception.safetensors')
+    unmapped.evaluate.reference = str(tmp_path / 'nowhere.npz')
     with pytest.raises(FileNotFoundError, match='no file of reference statistics'):
-        evaluate.evaluate(config, str(tmp_path))
+        one_device.evaluate(unmapped, tmp_path)
+
+
+def test_missing_pictures_are_named(unmapped):
+    folder = Path(unmapped.evaluate.folder)
     (folder / 'images' / 'picture1.jpg').unlink()
     with pytest.raises(FileNotFoundError, match=r'lacks 1 of the 2 pictures .* picture1\.jpg'):
         Pairs(folder)

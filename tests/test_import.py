@@ -1,46 +1,62 @@
 """Imported weights: parity with PyTorch at full size, what is refused, and sampling from them."""
 
+import dataclasses
 import json
 import re
 import sys
 
 import jax
 import numpy as np
+import one_device
 import pytest
 import safetensors.numpy
 import torch_pdm
-from conftest import tiny_config
+from conftest import described, tiny_config
 from torch_reference import assert_close, import_torch
 
 from panoptic_jax import config as settings
-from panoptic_jax import import_weights, sample, train
-from panoptic_jax.data import manifest
-from panoptic_jax.models import build, uvit
+from panoptic_jax import import_weights
+from panoptic_jax.data.example import Category
+from panoptic_jax.data.facts import AutoencoderFacts, CategoryList, TextFacts
+from panoptic_jax.data.manifest import SEAL, Manifest
+from panoptic_jax.models import uvit
 from panoptic_jax.weights import file as weights_file
-from panoptic_jax.weights import foreign_names
-from panoptic_jax.weights import initial as initial
+from panoptic_jax.weights import foreign_names, initial
+from panoptic_jax.weights import trained as trained_weights
 
 torch = import_torch()
 
 
-def full_config(name, path, size='S', **model):
-    """A full-size model on the frozen encoders of least weight; nothing is prepared."""
+@pytest.fixture
+def data_of_taesd(tmp_path):
+    """What a model needs of data that were prepared with TAESD and words, without any record."""
+    folder = tmp_path / 'data'
+    folder.mkdir()
+    manifest = Manifest(
+        source={},
+        images_per_shard=1,
+        stored_map_side=128,
+        void_wins=False,
+        autoencoder=AutoencoderFacts(
+            'taesd', (32, 32, 4), 1.0, has_variance=False, sha256='a' * 64
+        ),
+        text=TextFacts('words', 77, 768, sha256='b' * 64),
+        categories=CategoryList((Category(1, 'person', is_thing=True),), (1,)),
+        splits={},
+    )
+    (folder / SEAL).write_text(json.dumps(manifest.to_json()))
+    np.save(folder / 'empty_text.npy', np.zeros((77, 768), np.float16))
+    return folder
+
+
+def full_config(name, data_dir, path, size='S', **model):
+    """A full-size model on the frozen encoders of least weight."""
     config = settings.default()
-    config.data.dir = str(path / 'no data')
+    config.data.dir = str(data_dir)
     config.data.autoencoder = 'taesd'
     config.model.update(name=name, **uvit.SIZES[size], **model)
-    config.foreign.path = str(path / 'model.pth')
+    config.foreign.path = str(path)
     return config
-
-
-@pytest.fixture
-def encoders(monkeypatch):
-    """TAESD's description without its file."""
-    taesd = {'name': 'taesd', 'latent_shape': (32, 32, 4), 'scale': 1.0, 'has_variance': False}
-    words = {'name': 'words', 'tokens': 77, 'features': 768, 'sha256': 'b' * 64}
-    facts = {'autoencoder': taesd | {'sha256': 'a' * 64}, 'text': words, 'categories': [{'id': 1}]}
-    empty_text = np.zeros((77, 768), np.float16)
-    monkeypatch.setattr(import_weights, '_encoders', lambda config: (facts, empty_text))
 
 
 CASES = [
@@ -53,18 +69,19 @@ CASES = [
 
 
 @pytest.mark.parametrize(('kind', 'size', 'variant', 'count'), CASES)
-def test_imported_models_equal_pytorch(tmp_path, encoders, kind, size, variant, count):
+def test_imported_models_equal_pytorch(tmp_path, data_of_taesd, kind, size, variant, count):
     depth = uvit.SIZES[size]['depth']
     reference = torch_pdm.random_pdm(kind, depth=depth, **variant)
     torch.save(reference.state_dict(), tmp_path / 'model.pth')
-    config = full_config(kind, tmp_path, size, **variant)
+    config = full_config(kind, data_of_taesd, tmp_path / 'model.pth', size, **variant)
     import_weights.import_weights(config, str(tmp_path / 'run'))
-    params, _, description = weights_file.load(str(tmp_path / 'run' / 'weights.safetensors'))
-    assert len(description['source']['sha256']) == 64
-    assert description['source']['file'] == 'model.pth'
-    assert description['model']['zero_conv_bias'] == (kind == 'two_stream')
+    weights = weights_file.load(str(tmp_path / 'run' / 'weights.safetensors'))
+    source = weights.description.origin['source']
+    assert len(source['sha256']) == 64
+    assert source['file'] == 'model.pth'
+    assert weights.description.model.zero_conv_bias == (kind == 'two_stream')
     if count:
-        assert sum(value.size for value in jax.tree.leaves(params)) == count
+        assert sum(value.size for value in jax.tree.leaves(weights.params)) == count
 
     rng = np.random.default_rng(0)
     shapes = (1, 32, 32, 4), (1, 64, 64, 8), (1, 77, 768)
@@ -73,41 +90,37 @@ def test_imported_models_equal_pytorch(tmp_path, encoders, kind, size, variant, 
     with torch.no_grad():
         channels_first = [torch.tensor(array).permute(0, 3, 1, 2) for array in (x, m)]
         expected = reference(*channels_first, torch.tensor(text), torch.tensor(t))
-    model = weights_file.build_model(description, np.float32)
-    found = jax.jit(model.apply)({'params': params}, x, m, text, t)
-    assert_close(found.noise, expected[0].permute(0, 2, 3, 1))
-    assert (found.map_bits is None) == (expected[1] is None)
+    model = weights.description.build(np.float32)
+    found = jax.jit(model.apply)({'params': weights.params}, x, m, text, t)
+    assert_close(found.image, expected[0].permute(0, 2, 3, 1))
+    assert (found.map is None) == (expected[1] is None)
     if expected[1] is not None:
-        assert_close(found.map_bits, expected[1].permute(0, 2, 3, 1))
+        assert_close(found.map, expected[1].permute(0, 2, 3, 1))
 
 
 def tiny_tensors(config):
     """{torch name: array} of a tiny two-stream model, from our own shapes, and those."""
-    description = weights_file.describe(config, manifest.open_manifest(config.data.dir))
-    description['model']['zero_conv_bias'] = True
-    model = weights_file.build_model(description, np.float32)
-    inputs = weights_file.model_inputs(description)
-    fresh = jax.eval_shape(lambda k: build.first_parameters(model, k, inputs), jax.random.key(0))
+    config = config.copy_and_resolve_references()
+    config.model.zero_conv_bias = True
+    description = described(config)
+    leaves = jax.tree_util.tree_leaves_with_path(description.abstract_parameters())
+    shapes = {'/'.join(entry.key for entry in path): leaf.shape for path, leaf in leaves}
     rng, tensors = np.random.default_rng(0), {}
-    wanted = {
-        '/'.join(entry.key for entry in path): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(fresh)
-    }
-    for path, shape in wanted.items():
+    for path, shape in shapes.items():
         torch_shape = shape
         if path.endswith('positions'):
             torch_shape = (1, *shape)
         elif 'zero_convs' in path and path.endswith('kernel'):
             torch_shape = (*shape[::-1], 1)
         elif path.endswith('patch_embed/kernel'):
-            channels = 8 if path.startswith('map') else inputs[0].shape[-1]
+            channels = 8 if path.startswith('map') else description.inputs()[0].shape[-1]
             patch = int((shape[0] // channels) ** 0.5)
             torch_shape = (shape[1], channels, patch, patch)
         elif path.endswith('kernel'):
             torch_shape = shape[::-1] if len(shape) == 2 else (shape[3], shape[2], *shape[:2])
-        name = foreign_names.torch_name(path, config.model.depth, True)
+        name = foreign_names.torch_name(path, config.model.depth, two_streams=True)
         tensors[name] = rng.normal(0, 0.1, torch_shape).astype(np.float32)
-    return tensors, wanted
+    return tensors, shapes
 
 
 @pytest.fixture
@@ -124,7 +137,7 @@ def save_pth(config, tensors):
     torch.save(content, config.foreign.path)
 
 
-def test_imported_two_stream_samples_without_flags(tiny, tmp_path, one_device):
+def test_imported_two_stream_samples_without_flags(tiny, tmp_path):
     config, tensors = tiny
     save_pth(
         config,
@@ -133,7 +146,7 @@ def test_imported_two_stream_samples_without_flags(tiny, tmp_path, one_device):
     import_weights.import_weights(config, str(tmp_path / 'run'))
     config.model.name = 'one_stream'  # what the file says counts, not the config
     config.foreign.path = ''
-    sample.sample(config, str(tmp_path / 'run'))
+    one_device.sample(config, tmp_path / 'run')
     facts = json.loads((tmp_path / 'run' / 'samples' / 'settings.json').read_text())
     assert re.fullmatch(r'weights\.safetensors \w{12}', facts['weights'])
     assert (facts['model']['name'], facts['ema']) == ('two_stream', False)
@@ -142,22 +155,28 @@ def test_imported_two_stream_samples_without_flags(tiny, tmp_path, one_device):
 
 def test_mapping_needs_no_torch_and_keeps_every_number(tiny):
     config, tensors = tiny
-    _, wanted = tiny_tensors(config)
-    found = foreign_names.translate(tensors, wanted, config.model.depth)
-    assert found.params.keys() == wanted.keys()
+    _, shapes = tiny_tensors(config)
+    found = foreign_names.translate(tensors, shapes, config.model.depth)
+    assert found.params.keys() == shapes.keys()
     assert not any(found[1:])
     total = sum(np.abs(value).sum() for value in tensors.values())
     assert sum(np.abs(v).sum() for v in found.params.values()) == pytest.approx(total, rel=1e-5)
 
 
-def test_what_does_not_fit_is_listed_and_refused_unless_allowed(tiny, tmp_path):
+@pytest.fixture
+def misfit(tiny):
+    """(config, tensors) of a file that lacks a weight and has one too many and a misshapen one."""
     config, tensors = tiny
     bias = tensors.pop('mid_block_mask.mlp.fc1.bias')
     tensors['decoder_pred.weight'] = tensors['decoder_pred.weight'][:, :5]
     tensors['label_emb.weight'] = bias
     save_pth(config, tensors)
+    return config, tensors
+
+
+def test_what_does_not_fit_is_listed(misfit, tmp_path):
     with pytest.raises(ValueError, match='does not fit the model') as error:
-        import_weights.import_weights(config, str(tmp_path))
+        import_weights.import_weights(misfit[0], str(tmp_path))
     for said in (
         '1 are missing: mid_block_mask.mlp.fc1.bias',
         '1 are left over: label_emb.weight',
@@ -165,38 +184,60 @@ def test_what_does_not_fit_is_listed_and_refused_unless_allowed(tiny, tmp_path):
     ):
         assert said in str(error.value)
     assert not (tmp_path / 'weights.safetensors').exists()
+
+
+@pytest.mark.parametrize(
+    ('allow_missing', 'message'),
+    [('', '1 are missing'), ('*.fc1.bias', 'Of its weights 1 have other shapes')],
+)
+def test_what_does_not_fit_is_refused_unless_allowed(misfit, tmp_path, allow_missing, message):
+    config, _ = misfit
     config.foreign.allow_extra = 'label_emb.*, other'
-    with pytest.raises(ValueError, match='1 are missing'):
+    config.foreign.allow_missing = allow_missing
+    with pytest.raises(ValueError, match=message):
         import_weights.import_weights(config, str(tmp_path))
-    config.foreign.allow_missing = '*.fc1.bias'
-    with pytest.raises(ValueError, match='Of its weights 1 have other shapes'):
-        import_weights.import_weights(config, str(tmp_path))
+
+
+def test_what_may_be_missing_starts_fresh(misfit, tmp_path):
+    config, tensors = misfit
+    config.foreign.allow_extra = 'label_emb.*, other'
     config.foreign.allow_missing = '*.fc1.bias, decoder_pred.*'
     import_weights.import_weights(config, str(tmp_path))
-    params, _, _ = weights_file.load(str(tmp_path / 'weights.safetensors'))
-    assert not params['map']['blocks_1']['fc1']['bias'].any()  # fresh
-    assert params['image']['head']['kernel'].std() == pytest.approx(0.02, rel=0.1)  # likewise
+    params = weights_file.load(str(tmp_path / 'weights.safetensors')).params
+    assert not params['map']['blocks_1']['fc1']['bias'].any()
+    assert params['image']['head']['kernel'].std() == pytest.approx(0.02, rel=0.1)
     np.testing.assert_array_equal(params['image']['head']['bias'], tensors['decoder_pred.bias'])
 
 
-def test_files_that_are_no_weights_are_refused(tiny, tmp_path):
-    config, _ = tiny
+def test_a_missing_file_is_named(tiny, tmp_path):
     with pytest.raises(FileNotFoundError, match=r'foreign\.path is .* no such file'):
+        import_weights.import_weights(tiny[0], str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (
+            {'step': 3, 'state_dict': {'a': torch.ones(2)}},
+            r"holds step, state_dict .*torch\.load.PATH...state_dict'",
+        ),
+        (torch.ones(3), 'holds no weights by name, but a Tensor'),
+        # A pickle that would run code.
+        ({'a': import_torch}, 'is no file of weights that can be read'),
+    ],
+    ids=['nested', 'tensor', 'code'],
+)
+def test_files_that_are_no_weights_are_refused(tiny, tmp_path, content, message):
+    config, _ = tiny
+    torch.save(content, config.foreign.path)
+    with pytest.raises(ValueError, match=message):
         import_weights.import_weights(config, str(tmp_path))
-    torch.save({'step': 3, 'state_dict': {'a': torch.ones(2)}}, config.foreign.path)
-    with pytest.raises(
-        ValueError, match=r"holds step, state_dict .*torch\.load.PATH...state_dict'"
-    ):
-        import_weights.import_weights(config, str(tmp_path))
-    torch.save(torch.ones(3), config.foreign.path)
-    with pytest.raises(ValueError, match='holds no weights by name, but a Tensor'):
-        import_weights.import_weights(config, str(tmp_path))
+
+
+def test_files_of_another_kind_are_refused(tiny, tmp_path):
     (tmp_path / 'model.pth').write_text('nothing')
     with pytest.raises(ValueError, match='is no file of weights that can be read'):
-        import_weights.import_weights(config, str(tmp_path))
-    torch.save({'a': import_torch}, config.foreign.path)  # a pickle that would run code
-    with pytest.raises(ValueError, match='is no file of weights that can be read'):
-        import_weights.import_weights(config, str(tmp_path))
+        import_weights.import_weights(tiny[0], str(tmp_path))
 
 
 def test_without_torch_it_says_what_to_install(tiny, tmp_path, monkeypatch):
@@ -207,7 +248,7 @@ def test_without_torch_it_says_what_to_install(tiny, tmp_path, monkeypatch):
         import_weights.import_weights(config, str(tmp_path))
 
 
-def test_data_of_other_encoders_and_folders_of_runs_are_refused(tiny, tmp_path):
+def test_data_of_other_encoders_are_refused(tiny, tmp_path):
     config, tensors = tiny
     save_pth(config, tensors)
     config.data.autoencoder = 'taesd'
@@ -215,6 +256,11 @@ def test_data_of_other_encoders_and_folders_of_runs_are_refused(tiny, tmp_path):
         ValueError, match=r"data\.autoencoder is 'taesd' but the data have 'pixels'"
     ):
         import_weights.import_weights(config, str(tmp_path))
+
+
+def test_folders_of_runs_are_refused(tiny, tmp_path):
+    config, tensors = tiny
+    save_pth(config, tensors)
     (tmp_path / 'checkpoints').mkdir()
     with pytest.raises(ValueError, match='holds checkpoints, which come before imported weights'):
         import_weights.import_weights(config, str(tmp_path))
@@ -226,81 +272,125 @@ def test_without_prepared_data_the_encoders_themselves_are_described(tiny, tmp_p
     import_weights.import_weights(config, str(tmp_path / 'with'))
     config.data.dir = str(tmp_path / 'no data')
     import_weights.import_weights(config, str(tmp_path / 'without'))
-    (one, one_text, known), (other, other_text, found) = (
+    one, other = (
         weights_file.load(str(tmp_path / name / 'weights.safetensors'))
         for name in ('with', 'without')
     )
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-    np.testing.assert_array_equal(one_text, other_text)
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    np.testing.assert_array_equal(one.empty_text, other.empty_text)
+    known, found = one.description.to_json(), other.description.to_json()
     for field in ('autoencoder', 'text', 'source', 'model', 'map_noise_std'):
         assert found[field] == known[field]
     assert len(found['categories']) == 133
     assert found['categories'][0].keys() == known['categories'][0].keys()
 
 
-def test_towers_keep_their_names(config, tmp_path):
+TOWER = {
+    'a.weight': torch.randn(3, 4).T,  # not contiguous
+    'b.weight': torch.randn(3, 4).half(),
+    'c.weight': torch.randn(3, 4).bfloat16(),  # a type that NumPy does not have
+    'a.num_batches_tracked': torch.tensor(7),
+}
+
+
+@pytest.fixture
+def tower(config, tmp_path):
+    """The config of a tower's import, whose file holds its version beside the weights."""
     config.foreign.update(path=str(tmp_path / 'tower.pth'), kind='tower')
-    tensors = {
-        'a.weight': torch.randn(3, 4).T,  # not contiguous
-        'b.weight': torch.randn(3, 4).half(),
-        'c.weight': torch.randn(3, 4).bfloat16(),  # which NumPy does not have
-        'a.num_batches_tracked': torch.tensor(7),
-    }
-    torch.save(tensors | {'version': 3}, config.foreign.path)
+    torch.save(TOWER | {'version': 3}, config.foreign.path)
+    return config
+
+
+def test_more_than_weights_is_refused(tower, tmp_path):
     with pytest.raises(ValueError, match='holds more than weights: version; save'):
-        import_weights.import_weights(config, str(tmp_path))
-    config.foreign.allow_extra = 'vers*'
-    import_weights.import_weights(config, str(tmp_path))
-    path = tmp_path / 'weights.safetensors'
-    found = safetensors.numpy.load_file(path)
-    assert found.keys() == tensors.keys()
+        import_weights.import_weights(tower, str(tmp_path))
+
+
+def test_towers_keep_their_names_and_numbers(tower, tmp_path):
+    tower.foreign.allow_extra = 'vers*'
+    import_weights.import_weights(tower, str(tmp_path))
+    found = safetensors.numpy.load_file(tmp_path / 'weights.safetensors')
+    assert found.keys() == TOWER.keys()
     kinds = {name: value.dtype.name for name, value in found.items()}
     expected = {'a.weight': 'float32', 'b.weight': 'float16', 'c.weight': 'float32'}
     assert kinds == expected | {'a.num_batches_tracked': 'int64'}
-    for name, value in tensors.items():
+    for name, value in TOWER.items():
         np.testing.assert_array_equal(found[name], value.float() if name[0] == 'c' else value)
-    with safetensors.safe_open(path, framework='numpy') as file:
+
+
+def test_towers_say_what_file_they_come_from(tower, tmp_path):
+    tower.foreign.allow_extra = 'vers*'
+    import_weights.import_weights(tower, str(tmp_path))
+    with safetensors.safe_open(tmp_path / 'weights.safetensors', framework='numpy') as file:
         assert file.metadata()['file'] == 'tower.pth'
         assert len(file.metadata()['sha256']) == 64
 
 
-def test_training_starts_from_parts_that_fit(tiny, tmp_path, one_device, caplog):
-    """Patch factor 2 to 4, and another list of categories."""
+# --- Training from parts of a file.
+
+
+@pytest.fixture
+def imported(tiny, tmp_path):
+    """(path, weights) of an imported two-stream model with two categories less than the data."""
     config, tensors = tiny
     save_pth(config, tensors)
     import_weights.import_weights(config, str(tmp_path))
     path = str(tmp_path / 'weights.safetensors')
-    params, empty_text, description = weights_file.load(path)
-    description['categories'] = description['categories'][2:]
-    weights_file.save(path, params, empty_text, description)
-    config = tiny_config(config.data.dir)
-    config.model.update(name='two_stream', patch_factor=4, zero_conv_bias=True)
-    config.init_weights, config.steps, config.checkpoint_every = path, 2, 2
+    weights = weights_file.load(path)
+    categories = weights.description.categories
+    fewer = CategoryList(categories.entries[2:], categories.source_ids[2:])
+    description = dataclasses.replace(weights.description, categories=fewer)
+    weights_file.save(path, weights._replace(description=description))
+    return path, weights
+
+
+@pytest.fixture
+def larger(imported, config):
+    """A config of patch factor 4 that starts from the file, whose model has patch factor 2."""
+    larger = tiny_config(config.data.dir)
+    larger.model.update(name='two_stream', patch_factor=4, zero_conv_bias=True)
+    larger.init_weights, larger.steps, larger.checkpoint_every = imported[0], 2, 2
+    return larger
+
+
+def test_another_patch_factor_is_refused_unless_parts_will_do(larger, tmp_path):
     with pytest.raises(ValueError, match='does not fit the model'):
-        train.train(config, str(tmp_path / 'strict'))
-    config.init_partial = True
+        one_device.train(larger, tmp_path / 'strict')
+
+
+def test_training_starts_from_parts_that_fit(imported, larger, tmp_path, caplog):
+    larger.init_partial = True
     with caplog.at_level('INFO', logger='absl'):
-        assert train.train(config, str(tmp_path / 'run'))
+        assert one_device.train(larger, tmp_path / 'run')
     assert 'was trained on other categories' in caplog.text
     assert 'not part of the model' not in caplog.text
     assert 'Random for good' not in caplog.text
     assert re.search(r'Fresh: map/\S+ \(\S+, ?\d*\), there ', caplog.text)
-    trained, _, _ = weights_file.from_checkpoint(str(tmp_path / 'run'), False)
+    params = imported[1].params
+    trained = trained_weights.from_checkpoint(str(tmp_path / 'run'), ema=False).params
     kept = trained['image']['blocks_0']['qkv']['kernel']  # frozen, so as it was in the file
     np.testing.assert_array_equal(kept, params['image']['blocks_0']['qkv']['kernel'])
     moved = np.abs(
         trained['map']['blocks_0']['qkv']['kernel'] - params['map']['blocks_0']['qkv']['kernel']
     )
     assert 0 < moved.max() < 0.01
-    # Biases that the model lacks, and frozen parameters that the file lacks, are not lost silently.
-    fresh = jax.tree.map(np.zeros_like, params)
+
+
+def test_no_part_is_lost_silently(imported, caplog):
+    """Biases that the model lacks, and frozen parameters that the file lacks."""
+    path, weights = imported
+    fresh = jax.tree.map(np.zeros_like, weights.params)
     del fresh['map']['zero_convs_1']['bias']
     fresh['image']['patch_embed']['kernel'] = np.zeros((7, 32), np.float32)
     with caplog.at_level('INFO', logger='absl'):
-        initial.fill_matching(fresh, params, path)
+        initial.fill_matching(fresh, weights.params, path)
     assert 'not part of the model: map/zero_convs_1/bias.' in caplog.text
     assert 'Random for good, since two streams do not train them: image/patch_embed/kernel.' in (
         caplog.text
     )
+
+
+def test_a_file_without_any_part_is_refused(imported):
+    path, weights = imported
     with pytest.raises(ValueError, match='no parameter in common'):
-        initial.fill_matching({'image': {'x': np.ones(2)}}, params, path)
+        initial.fill_matching({'image': {'x': np.ones(2)}}, weights.params, path)

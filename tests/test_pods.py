@@ -1,388 +1,298 @@
 """One run on many layouts: 1 and 8 devices, split parameters, two processes; kills and moves.
 
-What takes a process of its own is done by `child`, a few things a process: starting one is slow.
+`layouts.py` trains, and `pod_jobs.py` does what takes processes of its own. Each training runs when
+the first test asks for it, once in a session.
 """
 
-import contextlib
-import functools
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
+import pod_jobs
 import pytest
-from absl import logging
-from conftest import ROOT, once, tiny_config
+from conftest import once, tiny_config
 from flax.traverse_util import flatten_dict
+from layouts import (
+    LAYOUTS,
+    SAVED,
+    STEPS,
+    assert_same_state,
+    branch,
+    configured,
+    image_stream_alone,
+    losses,
+    run,
+    splitting,
+    state_of,
+    validation,
+)
 from test_evaluate import towers, with_towers  # noqa: F401 - a fixture
 
-from panoptic_jax import evaluate, export_weights, main, sample, train
+from panoptic_jax import export_weights, main, sample
 from panoptic_jax.export import samples
-from panoptic_jax.logs import clock, json_lines
-from panoptic_jax.machine import hosts, sharding
-from panoptic_jax.scoring import images as image_scores
-from panoptic_jax.scoring import preview
 from panoptic_jax.weights import file as weights_file
+from panoptic_jax.weights import trained as trained_weights
 
-# (data, fsdp). 'pods' is two processes of four devices, and each two that share a copy of the
-# parameters are of both processes.
-LAYOUTS = {'one': (1, 1), 'data': (8, 1), 'fsdp': (1, 8), 'both': (4, 2), 'pods': (4, 2)}
-HERE = [name for name in LAYOUTS if name != 'pods']
-MOVED = ('data', 'fsdp', 'both', 'pods')  # each to each of the others
-STEPS, SAVED, KILLED = 20, 10, 13
-LIMIT = 300  # s, of a process
+MOVED = [name for name in LAYOUTS if name != 'one']  # each to each of the others
+MOVES = [(origin, target) for origin in MOVED for target in (*MOVED, 'one') if target != origin]
 
 
-# --- In any process.
+class Runs:
+    """The trainings and jobs of this file, each in a folder of its own."""
 
+    def __init__(self, factory, scenes, trained, towers):  # noqa: F811 - the fixture
+        self._factory, self._scenes, self._trained, self._towers = factory, scenes, trained, towers
 
-@contextlib.contextmanager
-def laid_out(name):
-    """The code sees the devices of a layout, and splits a tiny model's kernels."""
-    make_mesh = sharding.make_mesh
+    def _once(self, name, make):
+        return once(self._factory, f'pods {name}', make)
 
-    def mesh_of_layout(data=-1, fsdp=1, devices=None):
-        if devices:  # of this process alone
-            return make_mesh(data, fsdp, devices)
-        found = jax.devices()[: np.prod(LAYOUTS[name])]
-        mixed = [*found[::4], *found[1::4], *found[2::4], *found[3::4]]
-        return make_mesh(*LAYOUTS[name], mixed if name == 'pods' else found)
+    def unbroken(self, name):
+        """Workdir of a training without a break."""
+        if name == 'pods':
+            return self.first_job() / 'unbroken'
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, 'make_mesh', mesh_of_layout)
-        patch.setattr(sharding, 'SMALL', 1024)
-        patch.setattr(clock, 'matmul_peak', lambda devices: 1e11)
-        yield
+        def make(folder):
+            assert run(configured(self._scenes, name, watched=name == 'one'), folder, name)
 
+        return self._once(f'unbroken {name}', make)
 
-def configured(scenes, steps=STEPS, watched=False):
-    config = tiny_config(scenes)
-    config.steps = steps
-    config.log_every = 1
-    config.checkpoint_every = SAVED
-    config.keep_last = 2
-    config.validate_every = SAVED if watched else 0
-    config.preview_every = STEPS if watched else 0
-    config.preview_count = 8
-    return config
+    def killed(self, name):
+        """A folder: the workdir `broken` of a killed training, and the killed processes' logs."""
+        if name == 'pods':
+            return self.first_job()
 
+        def make(folder):
+            tasks = [('train until killed', folder / 'broken', name)]
+            pod_jobs.do(folder, self._scenes, tasks, processes=1, code=-signal.SIGKILL)
 
-def run(scenes, folder, name, steps=STEPS, watched=False):
-    """Trains on a layout of the devices of this process or job; `watched`: with previews."""
-    config = configured(scenes, steps, watched)
-    with laid_out(name):
-        show = preview.make_preview(config) if config.preview_every else None
-        return train.train(config, str(folder), show)
+        return self._once(f'killed {name}', make)
 
+    def resumed(self, name):
+        """Workdir of a killed training that went on to its end."""
+        if name == 'pods':
+            return self.second_job() / 'broken'
+        killed = self.killed(name) / 'broken'
 
-def losses(folder):
-    return {line['step']: line['loss'] for line in json_lines.read(folder / 'metrics.jsonl')}
+        def make(folder):
+            shutil.copytree(killed, folder)
+            assert run(configured(self._scenes, name), folder, name)
 
+        return self._once(f'resumed {name}', make)
 
-def validation(folder):
-    found = {}
-    for line in json_lines.read(folder / 'validation.jsonl'):
-        found.setdefault(line['step'], {}).update(line)
-    return found
+    def moved(self, origin, target):
+        """Workdir of one step on a layout, from the checkpoint of another layout."""
+        if target == 'pods':
+            return self.second_job() / f'from {origin}'
+        unbroken = self.unbroken(origin)
 
+        def make(folder):
+            branch(unbroken, folder)
+            assert run(configured(self._scenes, target, SAVED + 1), folder, target)
 
-def is_saved(folder, step):
-    return (folder / 'checkpoints' / f'{step:08d}').exists()
+        return self._once(f'moved {origin} {target}', make)
 
+    def exported(self):
+        """Workdir with the checkpoints of split parameters, and weights exported from them."""
+        unbroken = self.unbroken('fsdp')
 
-def branch(origin, folder):
-    """A workdir that goes on from another one's first checkpoint."""
-    shutil.copytree(
-        origin / 'checkpoints' / f'{SAVED:08d}', folder / 'checkpoints' / f'{SAVED:08d}'
-    )
-    return folder
+        def make(folder):
+            folder.mkdir()
+            (folder / 'checkpoints').symlink_to(unbroken / 'checkpoints')
+            with splitting():
+                export_weights.export_weights(tiny_config(self._scenes), str(folder))
 
+        return self._once('exported', make)
 
-# --- What other processes do.
+    def image_stream(self, name):
+        """Workdir of a U-ViT that took the image stream of the exported weights."""
+        if name == 'pods':
+            return self.second_job() / 'image stream'
+        weights = self.exported() / 'weights.safetensors'
 
+        def make(folder):
+            assert image_stream_alone(self._scenes, folder, name, weights)
 
-def child(phase, folder, scenes, devices):
-    """The life of a subprocess: several things that need one."""
-    os.environ['XLA_FLAGS'] = (
-        f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
-    )
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.INFO)
-    folder = Path(folder)
-    hosts.start()
-    if phase in HERE:
-        at_batch(KILLED + 1, functools.partial(kill, folder / phase / 'broken'))
-        run(scenes, folder / phase / 'broken', phase)
-    elif phase == 'first':
-        assert run(scenes, folder / 'pods' / 'unbroken', 'pods', watched=True)
-        at_batch(KILLED + 1, functools.partial(kill, folder / 'pods' / 'broken'))
-        run(scenes, folder / 'pods' / 'broken', 'pods')
-    elif phase == 'second':
-        assert run(scenes, folder / 'pods' / 'broken', 'pods')
-        for origin in MOVED[:-1]:
-            assert run(scenes, folder / 'moved' / f'{origin}-pods', 'pods', SAVED + 1)
-        score(folder / 'scored' / 'pods')
-        assert image_stream_alone(scenes, folder, 'pods')
-        at_batch(6, terminate)
-        with laid_out('pods'):
-            sys.exit(main._run('train', configured(scenes), str(folder / 'pods' / 'stopped')))
-    elif phase == 'third':
-        assert run(scenes, folder / 'pods' / 'stopped', 'pods')
+        return self._once(f'image stream {name}', make)
 
+    def scored(self, name):
+        """Workdir of samples that one process began, and one or two finished and scored."""
+        if name == 'pods':
+            return self.second_job() / 'scored'
 
-def at_batch(number, act):
-    """Calls `act(batches)` when the training puts this batch on its devices, and at each later."""
-    put_batch, calls = sharding.put_batch, []
+        def make(folder):
+            self._begin_scoring(folder)
+            pod_jobs.score(self._scenes, folder, devices=jax.devices()[:4])
 
-    def put(*arguments):
-        calls.append(0)
-        if len(calls) >= number:
-            act(len(calls))
-        return put_batch(*arguments)
+        return self._once(f'scored {name}', make)
 
-    sharding.put_batch = put
+    def _begin_scoring(self, workdir):
+        """Makes a workdir with data of its own and the first of two batches sampled."""
+        workdir.mkdir(parents=True)
+        shutil.copytree(self._scenes, workdir / 'data')
+        trained_in, settings = self._trained
+        (workdir / 'checkpoints').symlink_to(trained_in / 'checkpoints')
+        config = with_towers(ml_collections.ConfigDict(settings.to_dict()), self._towers)
+        config.data.dir = str(workdir / 'data')
+        config.evaluate.inception = ''
+        (workdir / 'settings.json').write_text(json.dumps(config.to_dict()))
+        write_part = samples.write_part
 
+        def interrupted(folder, *, first, **others):
+            if first:
+                raise KeyboardInterrupt
+            write_part(folder, first=first, **others)
 
-def kill(folder, _):
-    """kill -9 of this process, with the checkpoint complete and steps after it done."""
-    while not is_saved(folder, SAVED):
-        time.sleep(0.01)
-    os.kill(os.getpid(), signal.SIGKILL)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(samples, 'write_part', interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                sample.sample(config, str(workdir), devices=jax.devices()[:4])
+        parts = workdir / 'samples' / 'parts'
+        assert [path.name for path in parts.iterdir()] == ['00000000.json']
 
+    def first_job(self):
+        """A folder of two processes: a training without a break, and one that was killed."""
 
-def terminate(batches):
-    """SIGTERM to the second process; the steps after it are slow enough to hear of it."""
-    if batches == 6 and jax.process_index() == 1:
-        os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(0.3)
+        def make(folder):
+            tasks = [
+                ('train', folder / 'unbroken', 'pods', STEPS, True),
+                ('train until killed', folder / 'broken', 'pods'),
+            ]
+            pod_jobs.do(folder, self._scenes, tasks, processes=2, code=-signal.SIGKILL)
 
+        return self._once('first job', make)
 
-def score(workdir):
-    """Samples and evaluates as `settings.json` there says."""
-    config = ml_collections.ConfigDict(json.loads((workdir / 'settings.json').read_text()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_scores, '_CHUNK', 4)  # two of the samples, two of real pictures
-        evaluate.evaluate(config, str(workdir))
+    def second_job(self):
+        """A folder of two processes that go on with what others began; a SIGTERM ends them."""
+        killed, weights = self.killed('pods'), self.exported() / 'weights.safetensors'
+        origins = {name: self.unbroken(name) for name in MOVED if name != 'pods'}
 
+        def make(folder):
+            shutil.copytree(killed / 'broken', folder / 'broken')
+            moved = [branch(path, folder / f'from {name}') for name, path in origins.items()]
+            self._begin_scoring(folder / 'scored')
+            tasks = [
+                ('train', folder / 'broken', 'pods'),
+                *(('train', workdir, 'pods', SAVED + 1) for workdir in moved),
+                ('score', folder / 'scored'),
+                ('take image stream', folder / 'image stream', 'pods', str(weights)),
+                ('train until told', folder / 'stopped', 'pods'),
+            ]
+            pod_jobs.do(folder, self._scenes, tasks, processes=2, code=main.RUN_AGAIN)
 
-def image_stream_alone(scenes, folder, name):
-    """Starts a U-ViT from the image stream of split one-stream weights, and hardly moves it."""
-    config = configured(scenes, steps=1)
-    config.model.name = 'uvit'
-    config.init_weights = str(folder / 'fsdp' / 'unbroken' / 'weights.safetensors')
-    config.learning_rate = 1e-30
-    with laid_out(name):
-        return train.train(config, str(folder / 'image' / name))
+        return self._once('second job', make)
 
+    def third_job(self):
+        """A folder of two processes that go on with the training that the SIGTERM stopped."""
+        stopped = self.second_job() / 'stopped'
 
-def start(folder, scenes, phase, processes=1):
-    """Subprocesses, as one job if they are several; what they say goes to logs."""
-    (folder / 'logs').mkdir(parents=True, exist_ok=True)
-    code = f'import test_pods; test_pods.child({phase!r}, {str(folder)!r}, {str(scenes)!r}, '
-    environment = os.environ | {'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}'}
-    if processes > 1:
-        environment |= {
-            'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{free_port()}',
-            'JAX_NUM_PROCESSES': str(processes),
-        }
-    started = []
-    for index in range(processes):
-        own = {'JAX_PROCESS_ID': str(index)} if processes > 1 else {}
-        with open(folder / 'logs' / f'{phase}{index}', 'w') as log:
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, '-c', code + f'{8 // processes})'],
-                    cwd=ROOT,
-                    env=environment | own,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    return started
+        def make(folder):
+            shutil.copytree(stopped, folder / 'stopped')
+            tasks = [('train', folder / 'stopped', 'pods')]
+            pod_jobs.do(folder, self._scenes, tasks, processes=2, code=0)
 
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return free.getsockname()[1]
-
-
-def wait(folder, phase, processes, code):
-    """Waits for subprocesses, all of which must end with an exit code."""
-    try:
-        found = [process.wait(timeout=LIMIT) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    logs = [(folder / 'logs' / f'{phase}{index}').read_text() for index in range(len(found))]
-    assert found == [code] * len(found), '\n\n'.join(log[-3000:] for log in logs)
+        return self._once('third job', make)
 
 
 @pytest.fixture(scope='session')
-def pods(tmp_path_factory, scenes, trained, towers):  # noqa: F811 - the fixture
-    """Everything that was run; see the tests for what is in it."""
-
-    def make(folder):
-        killed = {name: start(folder, scenes, name) for name in HERE}
-        pair = start(folder, scenes, 'first', 2)
-        for name in HERE:
-            assert run(scenes, folder / name / 'unbroken', name, watched=name == 'one')
-        for phase, processes in (*killed.items(), ('first', pair)):
-            wait(folder, phase, processes, -signal.SIGKILL)
-
-        for origin in MOVED:
-            for target in (*MOVED, 'one'):
-                if target != origin:
-                    branch(folder / origin / 'unbroken', folder / 'moved' / f'{origin}-{target}')
-        for name in LAYOUTS:
-            (folder / name / 'killed.json').write_text(json.dumps(losses(folder / name / 'broken')))
-        with laid_out('fsdp'):
-            export_weights.export_weights(tiny_config(scenes), str(folder / 'fsdp' / 'unbroken'))
-        for name in ('here', 'pods'):
-            begin_scoring(folder / 'scored' / name, scenes, trained, towers)
-        pair = start(folder, scenes, 'second', 2)
-        for name in HERE:
-            assert run(scenes, folder / name / 'broken', name)
-        for moved in sorted((folder / 'moved').iterdir()):
-            target = moved.name.split('-')[1]
-            if target != 'pods':
-                assert run(scenes, moved, target, SAVED + 1)
-        assert image_stream_alone(scenes, folder, 'fsdp')
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(jax, 'local_devices', lambda: jax.devices()[:4])
-            score(folder / 'scored' / 'here')
-        wait(folder, 'second', pair, main.RUN_AGAIN)
-
-        stopped = folder / 'pods' / 'stopped'
-        (folder / 'pods' / 'stopped.json').write_text(json.dumps(losses(stopped)))
-        shutil.copytree(stopped / 'checkpoints', folder / 'pods' / 'stopped_checkpoints')
-        wait(folder, 'third', start(folder, scenes, 'third', 2), 0)
-
-    return once(tmp_path_factory, 'pods', make)
+def runs(tmp_path_factory, scenes, trained, towers):  # noqa: F811 - the fixture
+    return Runs(tmp_path_factory, scenes, trained, towers)
 
 
-def begin_scoring(workdir, scenes, trained, towers):  # noqa: F811
-    """A workdir with data of its own and the first of two batches sampled, by one process."""
-    workdir.mkdir(parents=True)
-    shutil.copytree(scenes, workdir / 'data')
-    (workdir / 'checkpoints').symlink_to(trained[0] / 'checkpoints')
-    config = with_towers(ml_collections.ConfigDict(trained[1].to_dict()), towers)
-    config.data.dir = str(workdir / 'data')
-    config.evaluate.inception = ''
-    (workdir / 'settings.json').write_text(json.dumps(config.to_dict()))
-    write_part = samples.write_part
-
-    def first_alone(folder, first, *others):
-        if first:
-            raise KeyboardInterrupt
-        write_part(folder, first, *others)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, 'local_devices', lambda: jax.devices()[:4])
-        patch.setattr(samples, 'write_part', first_alone)
-        with pytest.raises(KeyboardInterrupt):
-            sample.sample(config, str(workdir))
-    assert [path.name for path in (workdir / 'samples' / 'parts').iterdir()] == ['00000000.json']
+def log_of(folder, index=0):
+    return pod_jobs.log_of(folder, index).read_text()
 
 
 # --- Training.
 
 
-def test_losses_do_not_depend_on_the_layout(pods):
-    expected = losses(pods / 'one' / 'unbroken')
+def test_every_step_of_one_device_has_a_loss_of_its_own(runs):
+    expected = losses(runs.unbroken('one'))
     assert sorted(expected) == [*range(1, STEPS + 1)]
     assert len({*expected.values()}) == STEPS
-    for name in LAYOUTS:
-        found = losses(pods / name / 'unbroken')
-        assert found.keys() == expected.keys()
-        worst = max(abs(found[step] / expected[step] - 1) for step in expected)
-        print(f'20 losses, {name} against one device: {worst:.1e} relative')
-        assert worst < 1e-5
 
 
-def test_parameters_are_really_split(pods):
-    for name, share in (('data', 1), ('fsdp', 8), ('both', 2), ('pods', 2)):
-        log = (pods / 'logs' / ('first0' if name == 'pods' else f'{name}0')).read_text()
-        arrays, split, whole, own = map(float, log.split('\ntotal ')[1].split('\n')[0].split())
-        assert (split > arrays / 10) == (share > 1)
-        assert whole / own == pytest.approx(share, rel=0.25)
+@pytest.mark.parametrize('name', MOVED)
+def test_losses_do_not_depend_on_the_layout(runs, name):
+    expected, found = losses(runs.unbroken('one')), losses(runs.unbroken(name))
+    assert found.keys() == expected.keys()
+    worst = max(abs(found[step] / expected[step] - 1) for step in expected)
+    print(f'20 losses, {name} against one device: {worst:.1e} relative')
+    assert worst < 1e-5
 
 
-def test_validation_and_previews_of_two_processes(pods):
-    expected, found = (validation(pods / name / 'unbroken') for name in ('one', 'pods'))
+@pytest.mark.parametrize(('name', 'share'), [('data', 1), ('fsdp', 8), ('both', 2), ('pods', 2)])
+def test_parameters_are_really_split(runs, name, share):
+    total = log_of(runs.killed(name)).split('\ntotal ')[1].split('\n')[0]
+    arrays, split, whole, own = map(float, total.split())
+    assert (split > arrays / 10) == (share > 1)
+    assert whole / own == pytest.approx(share, rel=0.25)
+
+
+def test_two_processes_validate_as_one(runs):
+    expected, found = validation(runs.unbroken('one')), validation(runs.unbroken('pods'))
     assert sorted(found) == [SAVED, STEPS]
     for step, scores in found.items():
         assert scores == pytest.approx(expected[step], rel=1e-5)
-    assert {'validation/loss_map', 'preview/mcd'} <= found[STEPS].keys()
 
 
-def state_of(workdir, step):
-    """Every array of a checkpoint on the host, by path, whatever devices it was saved on."""
-    import orbax.checkpoint as ocp
-
-    path = workdir / 'checkpoints' / f'{step:08d}' / 'state'
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(path).item_metadata.tree
-        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        found = checkpointer.restore(path, restore_args=arguments)
-    return {jax.tree_util.keystr(path): a for path, a in jax.tree.leaves_with_path(found)}
-
-
-def assert_same_state(one, other, step=STEPS):
-    expected, found = state_of(one, step), state_of(other, step)
-    assert expected.keys() == found.keys()
-    assert any('opt_state' in name for name in expected)
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+def test_two_processes_draw_previews(runs):
+    last = validation(runs.unbroken('pods'))[STEPS]
+    assert {'validation/loss_map', 'preview/mcd'} <= last.keys()
 
 
 @pytest.mark.parametrize('name', LAYOUTS)
-def test_killed_run_ends_as_an_unbroken_one(pods, name):
-    before = json.loads((pods / name / 'killed.json').read_text())
-    assert KILLED <= max(map(int, before)) < STEPS
-    folder = pods / name
-    assert_same_state(folder / 'unbroken', folder / 'broken')
-    assert losses(folder / 'broken') == losses(folder / 'unbroken')
+def test_kill_comes_between_a_checkpoint_and_the_end(runs, name):
+    assert pod_jobs.KILLED <= max(losses(runs.killed(name) / 'broken')) < STEPS
 
 
-@pytest.mark.parametrize('target', [*MOVED, 'one'])
-def test_checkpoints_go_on_elsewhere(pods, target):
-    for origin in MOVED:
-        if origin != target:
-            (step, loss), *more = losses(pods / 'moved' / f'{origin}-{target}').items()
-            assert (step, more) == (SAVED + 1, [])
-            expected = losses(pods / origin / 'unbroken')
-            print(f'next loss, {origin} to {target}: {abs(loss / expected[step] - 1):.1e} relative')
-            assert loss == pytest.approx(expected[step], rel=1e-5)
-            assert loss != pytest.approx(expected[SAVED], rel=1e-3)
+@pytest.mark.parametrize('name', LAYOUTS)
+def test_killed_run_ends_in_the_state_of_an_unbroken_one(runs, name):
+    assert_same_state(runs.unbroken(name), runs.resumed(name))
 
 
-def test_sigterm_to_one_process_stops_both_after_the_same_step(pods):
-    before = json.loads((pods / 'pods' / 'stopped.json').read_text())
-    last = max(map(int, before))
+@pytest.mark.parametrize('name', LAYOUTS)
+def test_killed_run_logs_the_losses_of_an_unbroken_one(runs, name):
+    assert losses(runs.resumed(name)) == losses(runs.unbroken(name))
+
+
+@pytest.mark.parametrize(('origin', 'target'), MOVES)
+def test_checkpoints_go_on_elsewhere(runs, origin, target):
+    (step, loss), *more = losses(runs.moved(origin, target)).items()
+    assert (step, more) == (SAVED + 1, [])
+    expected = losses(runs.unbroken(origin))
+    print(f'next loss, {origin} to {target}: {abs(loss / expected[step] - 1):.1e} relative')
+    assert loss == pytest.approx(expected[step], rel=1e-5)
+    assert loss != pytest.approx(expected[SAVED], rel=1e-3)
+
+
+def test_sigterm_to_one_process_stops_both_after_the_same_step(runs):
+    second = runs.second_job()
+    last = max(losses(second / 'stopped'))
     assert 5 <= last < STEPS
-    saved = [path.name for path in (pods / 'pods' / 'stopped_checkpoints').iterdir()]
+    saved = [path.name for path in (second / 'stopped' / 'checkpoints').iterdir()]
     assert max(saved) == f'{last:08d}'
-    first, second = ((pods / 'logs' / f'second{i}').read_text() for i in range(2))
-    assert f'Step {last} of {STEPS} is done and saved' in first
-    for log in (first, second):
-        assert 'Traceback' not in log
-        assert 'Fatal' not in log
-        assert 'terminate' not in log
-    assert_same_state(pods / 'pods' / 'unbroken', pods / 'pods' / 'stopped')
-    assert losses(pods / 'pods' / 'stopped') == losses(pods / 'pods' / 'unbroken')
+    assert f'Step {last} of {STEPS} is done and saved' in log_of(second)
 
 
-def test_first_process_alone_talks(pods):
-    first, second = ((pods / 'logs' / f'third{i}').read_text() for i in range(2))
+@pytest.mark.parametrize('index', [0, 1])
+def test_sigterm_leaves_no_trace_of_an_error(runs, index):
+    log = log_of(runs.second_job(), index)
+    assert 'Traceback' not in log
+    assert 'Fatal' not in log
+    assert 'terminate' not in log
+
+
+def test_stopped_job_ends_as_an_unbroken_one(runs):
+    expected, found = runs.unbroken('pods'), runs.third_job() / 'stopped'
+    assert_same_state(expected, found)
+    assert losses(found) == losses(expected)
+
+
+def test_first_process_alone_talks(runs):
+    first, second = (log_of(runs.third_job(), index) for index in range(2))
     assert 'Waiting for all 2 processes of the job at 127.0.0.1' in second
     assert 'Going on from step' in first
     assert 'Going on from step' not in second
@@ -395,63 +305,67 @@ def test_first_process_alone_talks(pods):
 
 
 def contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob('*'))
-        if path.is_file()
-    }
+    """{path below the folder: bytes} of all files."""
+    paths = [path for path in sorted(folder.rglob('*')) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def test_two_processes_sample_and_score_as_one(pods):
-    alone, shared = (pods / 'scored' / name for name in ('here', 'pods'))
-    expected, found = contents(alone / 'samples'), contents(shared / 'samples')
+def test_two_processes_sample_as_one(runs):
+    expected, found = (contents(runs.scored(name) / 'samples') for name in ('here', 'pods'))
     assert len([name for name in expected if name.startswith('images/')]) == 6
     assert found.keys() == expected.keys()
-    for name in expected:
-        assert found[name] == expected[name] or name == 'report.html', name
-    one, two = (json.loads((folder / 'metrics.json').read_text()) for folder in (alone, shared))
+    for name in expected.keys() - {'report.html'}:
+        assert found[name] == expected[name], name
+
+
+def test_two_processes_score_as_one(runs):
+    one, two = (
+        json.loads((runs.scored(name) / 'metrics.json').read_text()) for name in ('here', 'pods')
+    )
     assert {'MCD', 'MCD/chance', 'CLIP score', 'CMMD', 'thing_recall_map'} <= two.keys()
     assert two == one
-    page = (shared / 'samples' / 'report.html').read_text()
+    page = (runs.scored('pods') / 'samples' / 'report.html').read_text()
     assert f'{two["MCD"]["value"]:.2f}' in page
-    # Each process computed chunks of both sets.
-    assert len([*(shared / 'features').rglob('*.npz')]) == 2
-    assert len([*(shared / 'data' / 'reference').rglob('*.npz')]) == 2
 
 
-def test_only_missing_batches_are_drawn_again(pods):
+@pytest.mark.parametrize('place', ['features', 'data/reference'])
+def test_each_process_computes_chunks_of_both_sets(runs, place):
+    assert len([*(runs.scored('pods') / place).rglob('*.npz')]) == 2
+
+
+def test_only_missing_batches_are_drawn_again(runs):
     """By two processes, after one process was interrupted."""
-    log = (pods / 'logs' / 'second0').read_text()
-    assert 'sample: ' not in log  # its only batch was there
-    parts = (pods / 'scored' / 'pods' / 'samples' / 'parts').exists()
+    assert 'sample: ' not in log_of(runs.second_job())  # its only batch was there
+    parts = (runs.scored('pods') / 'samples' / 'parts').exists()
     assert not parts
 
 
 # --- Parts of a split checkpoint.
 
 
-def test_averaged_weights_alone_are_exported(pods):
-    folder = pods / 'fsdp' / 'unbroken'
-    params, _, description = weights_file.load(str(folder / 'weights.safetensors'))
-    state = state_of(folder, STEPS)
+def test_averaged_weights_alone_are_exported(runs):
+    weights = weights_file.load(str(runs.exported() / 'weights.safetensors'))
     found = {
         ''.join(f"['{part}']" for part in name.split('/')): value
-        for name, value in flatten_dict(params, sep='/').items()
+        for name, value in flatten_dict(weights.params, sep='/').items()
     }
     expected = {
-        name[len("['ema']") :]: a for name, a in state.items() if name.startswith("['ema']")
+        name[len("['ema']") :]: value
+        for name, value in state_of(runs.unbroken('fsdp')).items()
+        if name.startswith("['ema']")
     }
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-    assert (description['step'], description['ema']) == (STEPS, True)
+    origin = weights.description.origin
+    assert (origin['step'], origin['ema']) == (STEPS, True)
 
 
 @pytest.mark.parametrize('name', ['fsdp', 'pods'])
-def test_image_stream_alone_is_taken_over(pods, name):
-    loaded = weights_file.load(str(pods / 'fsdp' / 'unbroken' / 'weights.safetensors'))[0]
-    found, _, _ = weights_file.from_checkpoint(str(pods / 'image' / name), ema=False)
-    found, expected = flatten_dict(found, sep='/'), flatten_dict(loaded['image'], sep='/')
+def test_image_stream_alone_is_taken_over(runs, name):
+    loaded = weights_file.load(str(runs.exported() / 'weights.safetensors')).params['image']
+    restored = trained_weights.from_checkpoint(str(runs.image_stream(name)), ema=False)
+    found, expected = flatten_dict(restored.params, sep='/'), flatten_dict(loaded, sep='/')
     assert found.keys() == {f'image/{key}' for key in expected}
     for key, value in expected.items():
         np.testing.assert_array_equal(found[f'image/{key}'], value, err_msg=key)

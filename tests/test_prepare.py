@@ -1,6 +1,8 @@
 """Preparation end to end on scenes: geometry, records, restarts, refusals."""
 
+import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +13,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from conftest import once
 from PIL import Image
 
 from panoptic_jax import prepare
 from panoptic_jax.config import default
 from panoptic_jax.data import geometry, loader, scenes, shards
 from panoptic_jax.data.example import Example
+from panoptic_jax.data.manifest import open_manifest
 from panoptic_jax.data.records import Records
 from panoptic_jax.encoders import pixels, words
 from panoptic_jax.logs.progress import duration, readable
@@ -37,11 +41,10 @@ def make_config(data_dir: Path, train_images: int = 11):
     return config
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def prepared(tmp_path_factory):
-    directory = tmp_path_factory.mktemp('prepared') / 'data'
-    prepare.prepare(make_config(directory))
-    return directory
+    """A prepared folder: 11 training and 2 validation scenes, three to a shard."""
+    return once(tmp_path_factory, 'prepared', lambda path: prepare.prepare(make_config(path)))
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -53,45 +56,53 @@ def contents(directory: Path) -> dict[str, bytes]:
     }
 
 
-def test_records_are_the_encoded_scenes(prepared):
-    for split, count in (('train', 11), ('validation', 2)):
-        found = loader.Split(str(prepared), split)
-        source = scenes.Scenes(0, count, split)
-        assert len(found) == count
-        for i in (0, count - 1):
-            example, record = source[i], found[i]
-            image, category, instance = geometry.fit(example)
-            np.testing.assert_array_equal(image, example.image)  # scenes are 256 px already
-            np.testing.assert_array_equal(record['category'], category)
-            np.testing.assert_array_equal(record['instance'], instance)
-            latents = pixels.encode(image.astype(np.float32)[None] / 127.5 - 1)[0]
-            np.testing.assert_allclose(record['latents'], latents, atol=1e-3)
-            assert record['captions'] == example.captions
-            np.testing.assert_array_equal(
-                record['texts'], words.encode(example.captions, tokens=16, features=8)
-            )
-    np.testing.assert_array_equal(
-        loader.empty_text(str(prepared)), words.encode([''], tokens=16, features=8)[0]
-    )
+@pytest.mark.parametrize(('split', 'count'), [('train', 11), ('validation', 2)])
+def test_records_are_the_encoded_scenes(prepared, split, count):
+    records, source = loader.Split(str(prepared), split), scenes.Scenes(0, count, split)
+    assert len(records) == count
+    for i in (0, count - 1):
+        example, record = source[i], records[i]
+        image, category, instance = geometry.fit(example)
+        np.testing.assert_array_equal(image, example.image)  # scenes are 256 px already
+        np.testing.assert_array_equal(record['category'], category)
+        np.testing.assert_array_equal(record['instance'], instance)
+        latents = pixels.encode(image.astype(np.float32)[None] / 127.5 - 1)[0]
+        np.testing.assert_allclose(record['latents'], latents, atol=1e-3)
+        assert record['captions'] == example.captions
+        texts = words.encode(example.captions, tokens=16, features=8)
+        np.testing.assert_array_equal(record['texts'], texts)
 
 
-def test_both_data_sets_open_with_tfds(prepared):
-    for dataset, train, validation in (('images', 11, 2), ('captions', 55, 10)):
-        builder = tfds.builder_from_directory(prepared / dataset)
-        assert builder.info.splits['train'].num_examples == train
-        assert builder.info.splits['validation'].num_examples == validation
-        assert len(builder.info.splits['train'].shard_lengths) == 4
-        assert len(builder.as_data_source('train')) == train
+def test_empty_caption_is_encoded_too(prepared):
+    expected = words.encode([''], tokens=16, features=8)[0]
+    np.testing.assert_array_equal(loader.empty_text(str(prepared)), expected)
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'train', 'validation'), [('images', 11, 2), ('captions', 55, 10)]
+)
+def test_data_sets_open_with_tfds(prepared, dataset, train, validation):
+    builder = tfds.builder_from_directory(prepared / dataset)
+    assert builder.info.splits['train'].num_examples == train
+    assert builder.info.splits['validation'].num_examples == validation
+    assert len(builder.info.splits['train'].shard_lengths) == 4
+    assert len(builder.as_data_source('train')) == train
 
 
 def test_manifest_describes_the_data(prepared):
-    manifest = loader.open_manifest(str(prepared))
-    assert manifest['autoencoder']['latent_shape'] == [32, 32, 3]
-    assert manifest['splits']['train']['images'] == 11
-    assert manifest['map_size'] == 128
-    assert manifest['splits']['train']['captions'] == 55
-    assert manifest['categories'][0].keys() == {'id', 'name', 'is_thing', 'source_id'}
+    manifest = open_manifest(str(prepared))
+    assert manifest.autoencoder.latent_shape == (32, 32, 3)
+    assert manifest.splits['train'].images == 11
+    assert manifest.stored_map_side == 128
+    assert manifest.splits['train'].captions == 55
     assert not (prepared / 'prepare.json').exists()
+
+
+def test_manifest_keeps_its_form_on_disk(prepared):
+    content = json.loads((prepared / 'manifest.json').read_text())
+    assert content['autoencoder']['latent_shape'] == [32, 32, 3]
+    assert content['map_size'] == 128
+    assert content['categories'][0].keys() == {'id', 'name', 'is_thing', 'source_id'}
 
 
 def test_finished_folder_is_left_alone(prepared):
@@ -100,57 +111,100 @@ def test_finished_folder_is_left_alone(prepared):
     assert {path: path.stat().st_mtime_ns for path in prepared.rglob('*')} == times
 
 
-def test_twice_killed_preparation_goes_on_and_gives_the_same_bytes(prepared, tmp_path):
+@pytest.fixture(scope='session')
+def killed(tmp_path_factory):
+    """A folder: `data` of a twice killed preparation, and times of shards made before the kills."""
+    return once(tmp_path_factory, 'killed preparation', prepare_and_kill)
+
+
+def prepare_and_kill(path):
+    folder = path / 'data'
     code = (
         'import time; from test_prepare import *; get = scenes.Scenes.__getitem__\n'
-        'def slow(self, i): time.sleep(0.2); return get(self, i)\n'
-        'scenes.Scenes.__getitem__ = slow; prepare._THREADS = 1\n'
-        f'prepare.prepare(make_config(Path({str(tmp_path / "data")!r})))'
+        'def slow(self, i): time.sleep(0.6); return get(self, i)\n'
+        'scenes.Scenes.__getitem__ = slow\n'
+        f'prepare.prepare(make_config(Path({str(folder)!r})))'
     )
     environment = {'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}', 'JAX_PLATFORMS': 'cpu'}
-    shard = str(tmp_path / 'data' / 'images' / 'images-train.array_record-{:05d}-of-00004')
     times = {}
     for number in (0, 2):
         process = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT, env=environment)
-        while not Path(shard.format(number)).exists():
+        while not shard(folder, number).exists():
             assert process.poll() is None
             time.sleep(0.02)
         time.sleep(0.1)  # into the next shard
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert (tmp_path / 'data' / 'prepare.json').exists()
-        assert not Path(shard.format(number + 1)).exists()
-        times[number] = Path(shard.format(number)).stat().st_mtime_ns
+        assert (folder / 'prepare.json').exists()
+        assert not shard(folder, number + 1).exists()
+        times[number] = shard(folder, number).stat().st_mtime_ns
+    (path / 'times.json').write_text(json.dumps(times))
+
+
+def shard(folder, number):
+    return folder / 'images' / f'images-train.array_record-{number:05d}-of-00004'
+
+
+@pytest.fixture(scope='session')
+def resumed(killed, tmp_path_factory):
+    """A copy of the killed preparation's data that was finished later."""
+
+    def make(folder):
+        shutil.copytree(killed / 'data', folder)
+        prepare.prepare(make_config(folder))
+
+    return once(tmp_path_factory, 'resumed preparation', make)
+
+
+def test_a_killed_preparation_is_not_gone_on_with_for_other_data(killed):
     with pytest.raises(ValueError, match=r'splits\.train\.images: 11 there, 12 in this config'):
-        prepare.prepare(make_config(tmp_path / 'data', train_images=12))
-    prepare.prepare(make_config(tmp_path / 'data'))
+        prepare.prepare(make_config(killed / 'data', train_images=12))
+
+
+def test_a_killed_preparation_keeps_its_finished_shards(killed, resumed):
+    times = json.loads((killed / 'times.json').read_text())
+    assert times.keys() == {'0', '2'}
     for number, before in times.items():
-        assert Path(shard.format(number)).stat().st_mtime_ns == before
-    assert contents(tmp_path / 'data') == contents(prepared)
+        assert shard(resumed, int(number)).stat().st_mtime_ns == before
 
 
-def test_other_data_are_refused(prepared, tmp_path):
+def test_a_killed_preparation_gives_the_same_bytes(prepared, resumed):
+    assert contents(resumed) == contents(prepared)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('text_tokens', 12, r'text\.tokens: 16 there, 12 in this config'),
+        ('void_wins', True, 'void_wins: False there, True in this config'),
+    ],
+)
+def test_data_of_other_settings_are_refused(prepared, field, value, message):
     config = make_config(prepared)
-    config.data.text_tokens = 12
-    with pytest.raises(ValueError, match=r'text\.tokens: 16 there, 12 in this config'):
+    config.data[field] = value
+    with pytest.raises(ValueError, match=message):
         prepare.prepare(config)
-    config = make_config(prepared)
-    config.data.void_wins = True
-    with pytest.raises(ValueError, match='void_wins: False there, True in this config'):
-        prepare.prepare(config)
+
+
+def test_folders_of_others_are_refused_and_left_alone(tmp_path):
     (tmp_path / 'thesis.txt').write_text('mine')
     with pytest.raises(ValueError, match='is not empty and no preparation was started'):
         prepare.prepare(make_config(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ['thesis.txt']
 
 
-def test_unknown_sources_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('source', 'imagenet', r"data\.source is 'imagenet'; it must be 'coco'"),
+        ('train_images', 0, r'data\.train_images is 0; with data\.source scenes'),
+    ],
+)
+def test_unknown_and_empty_sources_are_refused(tmp_path, field, value, message):
     config = make_config(tmp_path / 'data')
-    config.data.source = 'imagenet'
-    with pytest.raises(ValueError, match=r"data\.source is 'imagenet'; it must be 'coco'"):
+    config.data[field] = value
+    with pytest.raises(ValueError, match=message):
         prepare.prepare(config)
-    with pytest.raises(ValueError, match=r'data\.train_images is 0; with data\.source scenes'):
-        prepare.prepare(make_config(tmp_path / 'data', train_images=0))
     assert not (tmp_path / 'data').exists()
 
 
@@ -178,65 +232,136 @@ def test_fit_keeps_pairs_and_numbers_things_by_size():
     assert sizes[1] > sizes[2] > sizes[3] > 0
 
 
-def test_mirrored_images_share_their_captions(prepared, tmp_path):
-    config = make_config(tmp_path / 'data')
-    config.data.flips = True
-    prepare.prepare(config)
-    data_dir = str(tmp_path / 'data')
-    splits = loader.open_manifest(data_dir)['splits']
-    plain, originals = (loader.Split(str(folder), 'train') for folder in (prepared, data_dir))
-    features = shards.image_features((32, 32, 3), False, 128)
-    lengths = splits['train']['image_shards']
-    stored = Records(data_dir, 'images', 'train', lengths, features)
-    assert (lengths, len(stored)) == ([6, 6, 6, 4], 22)
-    for i in (0, 4, 10):
-        before, once, twice = plain[i], stored[2 * i], stored[2 * i + 1]
-        mirrored = scenes.Scenes(0, 11, 'train')[i].image[None, :, ::-1].astype(np.float32)
-        latents = pixels.encode(mirrored / 127.5 - 1)[0]
-        np.testing.assert_allclose(twice['latents'], latents, atol=1e-3)
-        assert np.abs(np.float32(once['latents']) - latents).max() > 0.1
-        for name in ('latents', 'category', 'instance'):
-            np.testing.assert_array_equal(once[name], before[name])
-        for name in ('category', 'instance'):
-            np.testing.assert_array_equal(twice[name], before[name][:, ::-1])
-        for name in ('image_id', 'first_caption', 'num_captions'):
-            assert once[name] == twice[name]
-        assert originals[i]['captions'] == before['captions']
-        np.testing.assert_array_equal(originals[i]['latents'], once['latents'])
+@pytest.fixture(scope='session')
+def mirrored(tmp_path_factory):
+    """The same data as `prepared`, with mirrored copies."""
+
+    def make(folder):
+        config = make_config(folder)
+        config.data.flips = True
+        prepare.prepare(config)
+
+    return once(tmp_path_factory, 'mirrored', make)
+
+
+@pytest.fixture
+def stored(mirrored):
+    """All image records of its training split, copies included."""
+    return Records(
+        data_dir=str(mirrored),
+        dataset='images',
+        split='train',
+        shard_lengths=open_manifest(str(mirrored)).splits['train'].image_shards,
+        features=shards.image_features((32, 32, 3), has_variance=False, stored_map_side=128),
+    )
+
+
+SOME = (0, 4, 10)  # of the eleven images
+
+
+def test_shards_hold_each_image_twice(mirrored, stored):
+    lengths = open_manifest(str(mirrored)).splits['train'].image_shards
+    assert (lengths, len(stored)) == ((6, 6, 6, 4), 22)
+
+
+@pytest.mark.parametrize('i', SOME)
+def test_the_first_copy_is_the_original(prepared, stored, i):
+    before, once = loader.Split(str(prepared), 'train')[i], stored[2 * i]
+    for name in ('latents', 'category', 'instance'):
+        np.testing.assert_array_equal(once[name], before[name])
+
+
+@pytest.mark.parametrize('i', SOME)
+def test_the_second_copy_is_the_encoded_mirror_image(prepared, stored, i):
+    before, once, twice = loader.Split(str(prepared), 'train')[i], stored[2 * i], stored[2 * i + 1]
+    image = scenes.Scenes(0, 11, 'train')[i].image[None, :, ::-1].astype(np.float32)
+    latents = pixels.encode(image / 127.5 - 1)[0]
+    np.testing.assert_allclose(twice['latents'], latents, atol=1e-3)
+    assert np.abs(np.float32(once['latents']) - latents).max() > 0.1
+    for name in ('category', 'instance'):
+        np.testing.assert_array_equal(twice[name], before[name][:, ::-1])
+
+
+@pytest.mark.parametrize('i', SOME)
+def test_mirrored_images_share_their_captions(stored, i):
+    once, twice = stored[2 * i], stored[2 * i + 1]
+    for name in ('image_id', 'first_caption', 'num_captions'):
+        assert once[name] == twice[name]
+
+
+def test_mirrored_images_need_no_captions_of_their_own(prepared, mirrored):
+    size, same = (
+        sum(path.stat().st_size for path in (folder / 'captions').glob('*train*'))
+        for folder in (prepared, mirrored)
+    )
+    assert size == same
+
+
+def test_a_split_shows_originals_only(prepared, mirrored, stored):
+    plain, originals = (loader.Split(str(folder), 'train') for folder in (prepared, mirrored))
     assert len(originals) == len(plain) == 11
     assert originals.image_ids() == plain.image_ids()
-    assert 'copies' not in splits['validation']
-    assert len(loader.Split(str(tmp_path / 'data'), 'validation')) == 2
-    size = sum(path.stat().st_size for path in (prepared / 'captions').glob('*train*'))
-    same = sum(path.stat().st_size for path in (tmp_path / 'data' / 'captions').glob('*train*'))
-    assert size == same
+    for i in SOME:
+        assert originals[i]['captions'] == plain[i]['captions']
+        np.testing.assert_array_equal(originals[i]['latents'], stored[2 * i]['latents'])
+
+
+def test_held_out_images_are_not_mirrored(mirrored):
+    content = json.loads((mirrored / 'manifest.json').read_text())
+    assert 'copies' not in content['splits']['validation']
+    assert len(loader.Split(str(mirrored), 'validation')) == 2
+
+
+def test_data_with_copies_are_not_taken_for_data_without(mirrored):
     with pytest.raises(ValueError, match=r'splits\.train\.images: 22 there, 11 in this config'):
-        prepare.prepare(make_config(tmp_path / 'data'))
+        prepare.prepare(make_config(mirrored))
 
 
-def test_time_and_disk_are_estimated_before_the_work(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(prepare, '_WORTH_AN_ESTIMATE', 0)
-    usage = SimpleNamespace(free=10**6)
-    monkeypatch.setattr(prepare.shutil, 'disk_usage', lambda path: usage)
+@pytest.fixture
+def large(tmp_path):
+    """A config whose shards are hardly padded, and the bytes that they take at least."""
     config = make_config(tmp_path / 'data')
-    config.data.images_per_shard, config.data.text_features = 13, 512  # little of it is padding
+    config.data.images_per_shard, config.data.text_features = 13, 512
     # 13 images of 32x32x3 halves and two maps, five captions of 16x512 halves each.
     needed = 13 * (32 * 32 * 3 * 2 + 2 * 128**2 + 5 * 16 * 512 * 2)
-    usage.free = needed - 1
+    return config, needed
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """A disk whose free bytes a test sets."""
+    usage = SimpleNamespace(free=0)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
+    return usage
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_work(large, disk):
+    config, needed = large
+    disk.free = needed - 1
     with pytest.raises(ValueError, match=r'has 0\.0 GB free, and about 0\.0 GB are needed'):
-        prepare.prepare(config)
-    usage.free = needed
-    with caplog.at_level('INFO', logger='absl'):
-        prepare.prepare(config)
-    assert re.search(
-        r'13 images: about \d+ s .*; [\d.]+ images/s measured on 11 images', caplog.text
-    )
-    size = sum(path.stat().st_size for path in (tmp_path / 'data').rglob('*array_record*'))
+        prepare.prepare(config, worth_an_estimate=0)
+
+
+def test_no_more_disk_is_asked_for_than_needed(large, disk):
+    config, needed = large
+    disk.free = needed
+    prepare.prepare(config, worth_an_estimate=0)
+    size = sum(path.stat().st_size for path in Path(config.data.dir).rglob('*array_record*'))
     assert needed < size < 1.3 * needed
 
 
-def test_rates_and_durations_are_readable():
-    assert [readable(rate) for rate in (0.01234, 4.531, 99.4, 1234.4)] == [
-        '0.0123', '4.53', '99.4', '1234',
-    ]  # fmt: skip
+def test_time_is_estimated_before_the_work(tmp_path, caplog):
+    with caplog.at_level('INFO', logger='absl'):
+        prepare.prepare(make_config(tmp_path / 'data'), worth_an_estimate=0)
+    assert re.search(
+        r'13 images: about \d+ s .*; [\d.]+ images/s measured on 11 images', caplog.text
+    )
+
+
+def test_rates_are_readable():
+    found = [readable(rate) for rate in (0.01234, 4.531, 99.4, 1234.4)]
+    assert found == ['0.0123', '4.53', '99.4', '1234']
+
+
+def test_durations_are_readable():
     assert [duration(seconds) for seconds in (41.6, 11_225)] == ['42 s', '3:07:05']

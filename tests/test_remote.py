@@ -6,6 +6,7 @@ Three processes are killed (-9) while they send: in preparing, in training and i
 import io
 import multiprocessing
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -16,25 +17,29 @@ import urllib.request
 import fsspec
 import jax
 import numpy as np
+import one_device
 import pytest
 import storage_server
-from conftest import ROOT, on_one_device, tiny_config
+from conftest import ROOT, tiny_config
 from etils import epath
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from panoptic_jax import evaluate, export_weights, prepare, sample, train
+from panoptic_jax import export_weights, prepare
 from panoptic_jax.data import folder as captioned
 from panoptic_jax.data import loader, shard_copies, shards
 from panoptic_jax.logs import clock, dashboards, event_files, json_lines
 from panoptic_jax.machine import files
-from panoptic_jax.scoring import images as image_scores
+from panoptic_jax.scoring.features import Features, Images, Networks
+from panoptic_jax.scoring.images import reference_statistics
 from panoptic_jax.weights import checkpoint
 from panoptic_jax.weights import file as weights_file
+from panoptic_jax.weights import trained as trained_weights
 
 BUCKET = 'gs://bucket'
 RUN = f'{BUCKET}/deep/run'
 DATA = f'{BUCKET}/deep/data'
+COPIES = 'gs/bucket/deep/data/images'  # where a cache has the copies of image shards
 # What differs between equal runs.
 TIMES = ('images_per_second', 'mfu', 'seconds', 'eta_seconds', 'memory/host_bytes_in_use')
 
@@ -75,12 +80,11 @@ def job_elsewhere(job, config, port, go):
     os.environ.update(storage_server.point_to(port))
     go.wait()
     files.connect(BUCKET)
-    with on_one_device():
-        job(config, RUN)
+    job(config, RUN)
 
 
 def prepare_data(config, workdir):
-    prepare.prepare(config)
+    one_device.prepare(config)
 
 
 @pytest.fixture(scope='module')
@@ -95,7 +99,7 @@ def remote_config(tmp_path_factory):
 def prepared(server, kill, remote_config):
     """What was there after a kill, as {name: (bytes, time)}; the preparation is finished since."""
     kill(prepare_data, remote_config, 'data/images/images-train.array_record-00001-of-00002')
-    before = files.listed(f'{DATA}/images') | files.listed(f'{DATA}/captions')
+    before = files.sizes_and_times(f'{DATA}/images') | files.sizes_and_times(f'{DATA}/captions')
     prepare.prepare(remote_config)
     return before
 
@@ -105,10 +109,9 @@ def local_run(tmp_path_factory, scenes):
     """(workdir, config) of an unbroken local run, its samples, evaluation and exported weights."""
     workdir, config = tmp_path_factory.mktemp('local'), tiny_config(scenes)
     settings(config)
-    with on_one_device():
-        assert train.train(config, str(workdir))
-        evaluate.evaluate(config, str(workdir))
-        export_weights.export_weights(config, str(workdir))
+    assert one_device.train(config, workdir)
+    one_device.evaluate(config, workdir)
+    export_weights.export_weights(config, str(workdir))
     return workdir, config
 
 
@@ -121,22 +124,22 @@ def settings(config):
 def remote_run(prepared, kill, remote_config):
     """A run in the bucket, killed while it saved step 6, and stopped after step 7 by a SIGTERM."""
     settings(remote_config)
-    kill(train.train, remote_config, 'run/checkpoints/00000006/commit_success.txt')
+    kill(one_device.train, remote_config, 'run/checkpoints/00000006/commit_success.txt')
     unfinished = contents(f'{RUN}/checkpoints/00000006')
     assert 'state/manifest.ocdbt' in unfinished
     assert 'commit_success.txt' not in unfinished
-    with on_one_device(), pytest.MonkeyPatch.context() as patch:
-        console = dashboards.Writers.write
+    write = dashboards.Writers.write
 
-        def stop_at_6(self, step, scalars):
-            console(self, step, scalars)
-            if step == 6:
-                os.kill(os.getpid(), signal.SIGTERM)
+    def stop_at_6(self, step, scalars):
+        write(self, step, scalars)
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
 
+    with pytest.MonkeyPatch.context() as patch:
+        # The signal comes while step 7 runs.
         patch.setattr(dashboards.Writers, 'write', stop_at_6)
-        assert not train.train(remote_config, RUN)
-        patch.undo()
-        assert train.train(remote_config, RUN)
+        assert not one_device.train(remote_config, RUN)
+    assert one_device.train(remote_config, RUN)
     return RUN
 
 
@@ -144,6 +147,19 @@ def contents(folder):
     """{path below the folder: bytes} of all objects."""
     storage, name = fsspec.core.url_to_fs(folder, finalize_on_close=True)
     return {path.removeprefix(f'{name}/'): storage.cat_file(path) for path in storage.find(name)}
+
+
+def local_contents(folder):
+    """The same of a local folder."""
+    paths = [path for path in folder.rglob('*') if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def assert_equal_folders(found, expected, except_for=()):
+    """Two dicts of contents must have the same names and, but for some of these, the same bytes."""
+    assert found.keys() == expected.keys()
+    for name in expected.keys() - set(except_for):
+        assert found[name] == expected[name], name
 
 
 def lines(workdir, name):
@@ -154,27 +170,19 @@ def lines(workdir, name):
 # --- Data.
 
 
-def test_preparation_goes_on_after_a_kill_and_equals_a_local_one(prepared, scenes):
+def test_preparation_goes_on_after_a_kill(prepared):
     done = 'images-train.array_record-00000-of-00002'
     assert done in prepared
     assert 'captions-train.array_record-00001-of-00002' in prepared
-    assert 'images-train.array_record-00001-of-00002' not in prepared  # in the midst of which
-    assert files.listed(f'{DATA}/images')[done] == prepared[done]  # not made again
-    found = contents(DATA)
-    expected = {
-        str(path.relative_to(scenes)): path.read_bytes()
-        for path in scenes.rglob('*')
-        if path.is_file()
-    }
-    assert found.keys() == expected.keys()
-    for name, content in expected.items():
-        assert found[name] == content, name
+    assert 'images-train.array_record-00001-of-00002' not in prepared  # in the midst of it
+    assert files.sizes_and_times(f'{DATA}/images')[done] == prepared[done]  # not made again
 
 
-def test_copies_are_taken_once_and_again_of_a_changed_original(prepared, tmp_path, monkeypatch):
-    cache = str(tmp_path)
-    folder = tmp_path / 'gs/bucket/deep/data/images'
+def test_killed_preparation_equals_a_local_one(prepared, scenes):
+    assert_equal_folders(contents(DATA), local_contents(scenes))
 
+
+def test_broken_off_copies_leave_nothing_behind(prepared, tmp_path, monkeypatch):
     def broken_off(path, local):
         local.write_bytes(b'half')
         raise KeyboardInterrupt
@@ -182,33 +190,52 @@ def test_copies_are_taken_once_and_again_of_a_changed_original(prepared, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(files, 'download', broken_off)
         with pytest.raises(KeyboardInterrupt):
-            loader.Split(DATA, 'validation', cache)
-    split = loader.Split(DATA, 'validation', cache)
-    (copy,) = folder.iterdir()  # of the split's shards alone, and no remains of copying
+            loader.Split(DATA, 'validation', str(tmp_path))
+    loader.Split(DATA, 'validation', str(tmp_path))
+    (copy,) = (tmp_path / COPIES).iterdir()  # of the split's shards alone
     assert copy.read_bytes() == epath.Path(f'{DATA}/images/{copy.name}').read_bytes()
+
+
+@pytest.fixture
+def copy(prepared, tmp_path):
+    """The one copy of the validation split's images."""
+    loader.Split(DATA, 'validation', str(tmp_path))
+    (copy,) = (tmp_path / COPIES).iterdir()
+    return copy
+
+
+def test_copies_are_taken_once(copy, tmp_path):
     inode = copy.stat().st_ino
-    loader.Split(DATA, 'validation', cache)
+    loader.Split(DATA, 'validation', str(tmp_path))
     assert copy.stat().st_ino == inode
+
+
+def test_copies_are_taken_again_of_a_changed_original(copy, tmp_path):
+    split, inode = loader.Split(DATA, 'validation', str(tmp_path)), copy.stat().st_ino
+    record = split[3]
     copy.write_bytes(copy.read_bytes()[:-1000])  # its time is another, too
-    np.testing.assert_equal(loader.Split(DATA, 'validation', cache)[3], split[3])
+    np.testing.assert_equal(loader.Split(DATA, 'validation', str(tmp_path))[3], record)
     assert copy.stat().st_ino != inode
 
-    # One that is damaged but looks the same is named with its original.
+
+def test_damaged_copies_are_named_with_their_original(copy, tmp_path):
+    """Copies that are damaged but look the same."""
     status = copy.stat()
     copy.write_bytes(bytes(status.st_size))
     os.utime(copy, (status.st_atime, status.st_mtime))
     with pytest.raises(ValueError, match=f'Shard {copy}, a copy of {DATA}/.* is damaged: .*delete'):
-        loader.Split(DATA, 'validation', cache)
+        loader.Split(DATA, 'validation', str(tmp_path))
 
 
-def test_missing_original_and_full_disk_are_named(prepared, tmp_path, monkeypatch):
+def test_missing_originals_are_named(prepared, tmp_path):
     path = epath.Path(DATA) / 'images' / 'images-validation.array_record-00000-of-00002'
     with pytest.raises(FileNotFoundError, match=f'Shard {path} is missing'):
         shard_copies.local_copies([path], str(tmp_path))
-    usage = shard_copies.shutil.disk_usage
-    monkeypatch.setattr(
-        shard_copies.shutil, 'disk_usage', lambda folder: usage(folder)._replace(free=10)
-    )
+
+
+def test_a_full_disk_is_named(prepared, tmp_path, monkeypatch):
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: usage(folder)._replace(free=10))
     with pytest.raises(ValueError, match=r'0\.0 GB free, and .*--config\.data\.cache'):
         loader.Split(DATA, 'validation', str(tmp_path))
 
@@ -216,18 +243,26 @@ def test_missing_original_and_full_disk_are_named(prepared, tmp_path, monkeypatc
 # --- Training.
 
 
-def test_training_goes_on_after_a_kill_and_equals_an_unbroken_local_run(remote_run, local_run):
-    for name, steps in (('metrics.jsonl', [2, 4, 6, 8]), ('validation.jsonl', [4, 8])):
-        found = lines(remote_run, name)
-        assert [line['step'] for line in found] == steps
-        assert found == lines(local_run[0], name)
+@pytest.mark.parametrize(
+    ('name', 'steps'), [('metrics.jsonl', [2, 4, 6, 8]), ('validation.jsonl', [4, 8])]
+)
+def test_killed_training_logs_what_an_unbroken_local_one_does(remote_run, local_run, name, steps):
+    found = lines(remote_run, name)
+    assert [line['step'] for line in found] == steps
+    assert found == lines(local_run[0], name)
+
+
+def test_killed_training_ends_with_the_weights_of_an_unbroken_local_one(remote_run, local_run):
     ours, theirs = (
-        weights_file.from_checkpoint(str(run), ema=False) for run in (RUN, local_run[0])
+        trained_weights.from_checkpoint(str(run), ema=False) for run in (RUN, local_run[0])
     )
-    jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
-    assert ours[2] == 8
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    assert ours.step == 8
+
+
+def test_nothing_is_left_of_checkpoints_that_are_not_kept(remote_run):
     steps = {path.split('/')[0] for path in contents(f'{RUN}/checkpoints')}
-    assert steps == {'00000007', '00000008'}  # of those that were not kept nothing is left
+    assert steps == {'00000007', '00000008'}
 
 
 def test_unfinished_checkpoint_is_none(remote_run):
@@ -239,27 +274,35 @@ def test_unfinished_checkpoint_is_none(remote_run):
     assert checkpoint.has_any(RUN)
     assert not checkpoint.has_any(workdir)
     with pytest.raises(FileNotFoundError, match='unfinished holds no checkpoint'):
-        weights_file.from_checkpoint(workdir, ema=True)
+        trained_weights.from_checkpoint(workdir, ema=True)
     files.write_whole(f'{workdir}/checkpoints/00000008/commit_success.txt', b'now')
-    assert weights_file.from_checkpoint(workdir, ema=True)[2] == 8
+    assert trained_weights.from_checkpoint(workdir, ema=True).step == 8
 
 
-def test_log_is_in_the_bucket_before_long(server, monkeypatch):
-    path = f'{BUCKET}/log.jsonl'
-    log = json_lines.JsonLines(path, 0)
-    log.write(1, {'loss': 0.5})
+def steps_in(log):
+    return [line['step'] for line in json_lines.read(log)]
+
+
+def test_log_is_not_written_at_every_step(server):
+    path = f'{BUCKET}/rare.jsonl'
+    json_lines.JsonLines(path, 0).write(1, {'loss': 0.5})
     assert json_lines.read(path) == []
-    monkeypatch.setattr(json_lines, '_SECONDS_BETWEEN_UPLOADS', 0)
+
+
+def test_log_is_in_the_bucket_before_long(server):
+    path = f'{BUCKET}/log.jsonl'
+    log = json_lines.JsonLines(path, 0, seconds_between_uploads=0.5)
+    log.write(1, {'loss': 0.5})
+    time.sleep(0.6)
     log.write(2, {'loss': 0.25})
-    assert [line['step'] for line in json_lines.read(path)] == [1, 2]
+    assert steps_in(path) == [1, 2]
     log.write(3, {'loss': 0.125})
     assert json_lines.JsonLines(path, 1).flush() is None
-    assert [line['step'] for line in json_lines.read(path)] == [1]
+    assert steps_in(path) == [1]
 
 
-def test_event_files_come_in_parts_that_make_up_a_whole(server, monkeypatch):
-    monkeypatch.setattr(event_files, '_PART_BYTES', 3000)
-    writer = dashboards.TensorBoardWriter(f'{BUCKET}/board')
+def test_event_files_come_in_parts_that_make_up_a_whole(server):
+    writer = dashboards.TensorBoardWriter(f'{BUCKET}/board', part_bytes=3000)
     random = np.random.default_rng(0)
     for step in range(6):
         writer.write_images(step, {'noise': random.random((32, 32, 3))})
@@ -279,7 +322,7 @@ def test_event_files_come_in_parts_that_make_up_a_whole(server, monkeypatch):
 
 
 def test_bucket_out_of_reach_costs_no_event(server, monkeypatch):
-    path, write = f'{BUCKET}/events', files.write_whole
+    path = f'{BUCKET}/events'
 
     from gcsfs.retry import HttpError  # not before the environment is set, which decides its ways
 
@@ -288,9 +331,9 @@ def test_bucket_out_of_reach_costs_no_event(server, monkeypatch):
 
     file = event_files.BucketFiles(path)
     file.write(b'one')
-    monkeypatch.setattr(files, 'write_whole', out_of_reach)
-    file.flush()
-    monkeypatch.setattr(files, 'write_whole', write)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, 'write_whole', out_of_reach)
+        file.flush()
     file.write(b'two')
     file.close()
     assert epath.Path(path).read_bytes() == b'onetwo'
@@ -308,55 +351,75 @@ def test_profile_ends_up_in_the_bucket(server):
 # --- Samples and their evaluation.
 
 
-def test_sampling_goes_on_after_a_kill_and_equals_a_local_job(
-    remote_run, local_run, kill, remote_config
-):
-    workdir, _ = local_run
-    kill(sample.sample, remote_config, 'run/samples/parts/00000004.json')
-    before = files.listed(f'{RUN}/samples/images')
+@pytest.fixture(scope='module')
+def remote_samples(remote_run, kill, remote_config):
+    """What was there after a kill, like `prepared`; samples, scores and weights are there since."""
+    kill(one_device.sample, remote_config, 'run/samples/parts/00000004.json')
+    before = files.sizes_and_times(f'{RUN}/samples/images')
     assert len(before) == 6
-    assert [*files.listed(f'{RUN}/samples/parts')] == ['00000000.json']
-    with on_one_device():
-        evaluate.evaluate(remote_config, RUN)  # samples first
-        export_weights.export_weights(remote_config, RUN)
-    found = contents(f'{RUN}/samples')
-    expected = {
-        str(path.relative_to(workdir / 'samples')): path.read_bytes()
-        for path in (workdir / 'samples').rglob('*')
-        if path.is_file()
-    }
-    assert found.keys() == expected.keys()
-    assert len([name for name in found if name.endswith('.png')]) == 12
-    for name in found.keys() - {'report.html'}:  # has the loss curve with its times
-        assert found[name] == expected[name], name
+    assert [*files.sizes_and_times(f'{RUN}/samples/parts')] == ['00000000.json']
+    one_device.evaluate(remote_config, RUN)  # samples first
+    export_weights.export_weights(remote_config, RUN)
+    return before
+
+
+def test_sampling_goes_on_after_a_kill(remote_samples):
     first = '00000000.png'
-    assert files.listed(f'{RUN}/samples/images')[first] == before[first]  # not made again
-    for name in ('metrics.json', 'weights.safetensors'):
-        assert epath.Path(f'{RUN}/{name}').read_bytes() == (workdir / name).read_bytes()
-    assert weights_file.load(f'{RUN}/weights.safetensors')[2]['step'] == 8
+    after = files.sizes_and_times(f'{RUN}/samples/images')
+    assert after[first] == remote_samples[first]  # not made again
 
 
-def test_features_of_pictures_are_kept(server, monkeypatch):
-    random = np.random.default_rng(0)
-    pictures = random.integers(0, 256, (5, 256, 256, 3), np.uint8)
+def test_killed_sampling_equals_a_local_job(remote_samples, local_run):
+    found, expected = contents(f'{RUN}/samples'), local_contents(local_run[0] / 'samples')
+    assert len([name for name in found if name.endswith('.png')]) == 12
+    # The page has the loss curve with its times.
+    assert_equal_folders(found, expected, except_for={'report.html'})
+
+
+@pytest.mark.parametrize('name', ['metrics.json', 'weights.safetensors'])
+def test_scores_and_exported_weights_equal_local_ones(remote_samples, local_run, name):
+    assert epath.Path(f'{RUN}/{name}').read_bytes() == (local_run[0] / name).read_bytes()
+
+
+def test_exported_weights_are_read_from_a_bucket(remote_samples):
+    weights = weights_file.load(f'{RUN}/weights.safetensors')
+    assert weights.description.origin['step'] == 8
+
+
+@pytest.fixture
+def features(server, request):
+    """(features of five random pictures, sizes of the network's batches, the right features)."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (5, 256, 256, 3), np.uint8)
     asked = []
 
     def network(images):
         asked.append(len(images))
         return images.reshape(len(images), -1)[:, :3].astype(np.float32)
 
-    networks = image_scores.Networks(network, None, None, {'inception': 'f00'})
-    monkeypatch.setattr(image_scores, '_CHUNK', 3)
-    for _ in range(2):
-        features = image_scores.Features(
-            f'{BUCKET}/features', 5, lambda i: pictures[i], 'random', networks
+    def opened():
+        return Features(
+            f'{BUCKET}/features/{request.node.name}',
+            Networks(network, clip_images=None, clip_captions=None, hashes={'inception': 'f00'}),
+            Images(count=5, image=lambda i: pictures[i], identity='random'),
+            chunk=3,
         )
-        found = np.concatenate([*features.chunks('inception')])
-        np.testing.assert_array_equal(found, pictures.reshape(5, -1)[:, :3])
+
+    return opened, asked, pictures.reshape(5, -1)[:, :3]
+
+
+def test_features_of_pictures_are_kept(features):
+    opened, asked, expected = features
+    for _ in range(2):
+        found = np.concatenate([*opened().chunks('inception')])
+        np.testing.assert_array_equal(found, expected)
     assert asked == [3, 2]
+
+
+def test_statistics_of_pictures_are_kept(features):
     path = f'{BUCKET}/reference/statistics.npz'
-    statistics = image_scores.reference_statistics(path, features, {'of': 'random'})
-    again = image_scores.reference_statistics(path, None, {'of': 'random'})
+    statistics = reference_statistics(path, features[0](), {'of': 'random'})
+    again = reference_statistics(path, features=None, provenance={'of': 'random'})
     np.testing.assert_array_equal(again.mean, statistics.mean)
 
 
@@ -371,11 +434,11 @@ def test_what_others_write_is_seen(server):
     request = urllib.request.Request(f'{address}&name=others/second', b'22', method='POST')
     urllib.request.urlopen(request).close()
     assert sorted(path.name for path in folder.iterdir()) == ['first', 'second']
-    assert {name: size for name, (size, _) in files.listed(folder).items()} == {
+    assert {name: size for name, (size, _) in files.sizes_and_times(folder).items()} == {
         'first': 1,
         'second': 2,
     }
-    assert files.listed(f'{BUCKET}/nowhere') == {}
+    assert files.sizes_and_times(f'{BUCKET}/nowhere') == {}
 
 
 def test_large_files_are_sent_and_fetched_in_parts(server, tmp_path):
@@ -422,9 +485,12 @@ def test_pictures_are_read_from_a_bucket(server, tmp_path):
         assert ours.captions == theirs.captions
 
 
-def test_unknown_bucket_and_other_schemes_are_refused(server):
+def test_unknown_buckets_are_refused(server):
     with pytest.raises(ValueError, match=r'The bucket gs://nobody cannot be used .*credentials'):
         files.connect('gs://nobody/run')
+
+
+def test_other_schemes_are_refused():
     with pytest.raises(ValueError, match='s3://bucket/run is neither a local path nor'):
         files.connect('local', 's3://bucket/run')
 

@@ -1,24 +1,26 @@
 """Sampling jobs and their evaluation: restarts, what a pair depends on, formats, refusals."""
 
+import dataclasses
 import json
 import shutil
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import one_device
 import pytest
+from conftest import described, random_parameters
 from PIL import Image
 
+from panoptic_jax import config as settings
 from panoptic_jax import export_weights, sample
-from panoptic_jax.data import geometry, loader, manifest
+from panoptic_jax.data import geometry, loader
 from panoptic_jax.export import samples
 from panoptic_jax.export.pairs import Pairs
-from panoptic_jax.models import build
+from panoptic_jax.machine import sharding
+from panoptic_jax.programs.sampler import Sampling
 from panoptic_jax.scoring import preview
 from panoptic_jax.weights import file as weights_file
-
-pytestmark = pytest.mark.usefixtures('one_device')
+from panoptic_jax.weights import trained as trained_weights
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def contents(folder):
 
 
 def read_maps(folder):
-    found = Pairs(folder, map_size=64)
+    found = Pairs(folder, map_side=64)
     return np.stack([found.ids(i) for i in range(len(found))])
 
 
@@ -68,32 +70,32 @@ def test_job_goes_on_after_a_kill_and_gives_the_same_bytes(run, sampled, monkeyp
 
     monkeypatch.setattr(samples.files, 'write_json', killed)
     with pytest.raises(KeyboardInterrupt):
-        sample.sample(config, str(workdir))
+        one_device.sample(config, workdir)
     assert (folder / 'images' / '00000005.png').exists()
     assert not (folder / 'captions.json').exists()
     (folder / 'images' / '00000005.png').write_bytes(b'half')
     first = (folder / 'images' / '00000000.png').stat().st_mtime_ns
     monkeypatch.setattr(samples.files, 'write_json', write_json)
-    sample.sample(config, str(workdir))
+    one_device.sample(config, workdir)
     found = contents(folder)
     found.pop('report.html'), expected.pop('report.html')  # has this workdir's loss curve
     assert found == expected
     assert (folder / 'images' / '00000000.png').stat().st_mtime_ns == first
 
     times = {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
-    sample.sample(config, str(workdir))  # finished: nothing is done again
+    one_device.sample(config, workdir)  # finished: nothing is done again
     assert {path: path.stat().st_mtime_ns for path in folder.rglob('*')} == times
     config.sample.guidance = 2.0
     with pytest.raises(
         ValueError, match=r'samples of other settings \(sample\.guidance: 1\.0 there, 2\.0 now\)'
     ):
-        sample.sample(config, str(workdir))
+        one_device.sample(config, workdir)
 
 
 def test_pairs_do_not_depend_on_their_batch(run, sampled):
     workdir, config = run
     config.sample.batch_size = 6
-    sample.sample(config, str(workdir))
+    one_device.sample(config, workdir)
     one, two = sampled, workdir / 'samples'
     assert (one / 'captions.json').read_text() == (two / 'captions.json').read_text()
     pictures = [picture(one / 'images' / f'{i:08d}.png') for i in range(6)]
@@ -117,7 +119,7 @@ def test_folder_has_the_promised_format(sampled, config):
     panoptic = json.loads((folder / 'panoptic.json').read_text())
     assert panoptic.keys() == {'images', 'annotations', 'categories'}
     valid = {category['id'] for category in panoptic['categories']}
-    found = Pairs(folder, map_size=64)
+    found = Pairs(folder, map_side=64)
     maps = [found.ids(i) for i in range(6)]
     assert {ids.shape for ids in maps} == {(64, 64)}
     assert {found.image(i).shape for i in range(6)} == {(256, 256, 3)}
@@ -130,7 +132,7 @@ def test_folder_has_the_promised_format(sampled, config):
 
 
 def test_prompts_are_a_path_or_a_text(config, tmp_path):
-    description = weights_file.describe(config, manifest.open_manifest(config.data.dir))
+    description = described(config)
     config.sample.count = 5
     config.sample.prompts = 'a red ball; and a\tblue one'
     assert sample.requests(config, description) == [{'caption': config.sample.prompts}] * 5
@@ -147,7 +149,7 @@ def test_prompts_are_a_path_or_a_text(config, tmp_path):
 
 
 def test_captions_of_a_split_are_drawn_by_seed_and_number(config):
-    description = weights_file.describe(config, manifest.open_manifest(config.data.dir))
+    description = described(config)
     config.sample.count = 20
     first = sample.requests(config, description)
     assert [request['record'] for request in first] == [i % 8 for i in range(20)]
@@ -165,64 +167,79 @@ def test_exported_weights_sample_as_the_checkpoint(run, sampled, tmp_path):
     export_weights.export_weights(config, str(workdir))
     config.sample.weights = str(workdir / 'weights.safetensors')
     other = tmp_path / 'other'
-    sample.sample(config, str(other))
+    one_device.sample(config, other)
     for name in ('images', 'panoptic'):
         assert contents(sampled / name) == contents(other / 'samples' / name)
     # With prompts a weights file needs nothing else: no data, no checkpoint.
     config.sample.prompts = 'a red ball on sand'
     config.data.dir = str(tmp_path / 'nowhere')
     third = tmp_path / 'third'
-    sample.sample(config, str(third))
+    one_device.sample(config, third)
     captions = json.loads((third / 'samples' / 'captions.json').read_text())
     assert captions[5] == {'id': 5, 'file_name': '00000005.png', 'caption': 'a red ball on sand'}
     pictures = [picture(third / 'samples' / 'images' / f'{i:08d}.png') for i in range(6)]
     assert np.abs(pictures[0] - pictures[1]).max() > 10  # the same prompt, other noise
 
 
+def name_of_weights(config, workdir):
+    """The name of what a job in `workdir` would sample with."""
+    _, name = trained_weights.for_sampling(
+        str(workdir),
+        weights_path=config.sample.weights,
+        ema=config.sample.ema,
+        data_dir=config.data.dir,
+    )
+    return name
+
+
 def test_a_checkpoint_comes_before_a_weights_file_beside_it(run):
     workdir, config = run
     export_weights.export_weights(config, str(workdir))
-    assert weights_file.load_for_sampling(config, str(workdir))[3] == 'step 12'
+    assert name_of_weights(config, workdir) == 'step 12'
     (workdir / 'checkpoints').unlink()
     (workdir / 'checkpoints' / '00000004.orbax-checkpoint-tmp').mkdir(parents=True)
-    name = weights_file.load_for_sampling(config, str(workdir))[3]
-    assert name.startswith('weights.safetensors ')
+    assert name_of_weights(config, workdir).startswith('weights.safetensors ')
 
 
 def save_fresh(config, path, **model):
     """Writes random weights of a model."""
     config.model.update(model)
-    description = weights_file.describe(config, manifest.open_manifest(config.data.dir))
-    module = weights_file.build_model(description, jnp.float32)
-    inputs = weights_file.model_inputs(description)
-    shapes = jax.eval_shape(
-        lambda key: build.first_parameters(module, key, inputs), jax.random.key(0)
+    description = described(config)
+    weights = weights_file.Weights(
+        random_parameters(description), loader.empty_text(config.data.dir), description
     )
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda a: np.float32(rng.normal(0, 0.1, a.shape)), shapes)
-    weights_file.save(str(path), params, loader.empty_text(config.data.dir), description)
+    weights_file.save(str(path), weights)
     config.sample.weights = str(path)
 
 
 def test_given_maps_are_the_pictures_own(config, tmp_path):
     save_fresh(config, tmp_path / 'weights.safetensors', name='two_stream', given_map=True)
-    sample.sample(config, str(tmp_path))
+    one_device.sample(config, tmp_path)
     maps = read_maps(tmp_path / 'samples')
     split = loader.Split(config.data.dir, 'validation')
     for i in range(6):
-        np.testing.assert_array_equal(maps[i], geometry.true_ids(split[i], 64, False))
+        np.testing.assert_array_equal(maps[i], geometry.true_ids(split[i], 64, void_wins=False))
     config.sample.prompts = 'a red ball'
     with pytest.raises(ValueError, match='needs a map beside each caption'):
-        sample.requests(config, {'model': {'given_map': True}})
+        sample.requests(config, described(config))
 
 
 def test_model_without_maps_gives_images_alone(config, tmp_path):
     save_fresh(config, tmp_path / 'weights.safetensors', name='uvit')
-    sample.sample(config, str(tmp_path))
+    one_device.sample(config, tmp_path)
     found = {path.name for path in (tmp_path / 'samples').iterdir()}
     assert found == {'images', 'captions.json', 'settings.json'}
-    draw = preview.make_preview(config)
-    params = weights_file.load(config.sample.weights)[0]
+    params, _, description = weights_file.load(config.sample.weights)
+    shown = preview.open_data(
+        description, data_dir=config.data.dir, cache='', autoencoder_weights='', count=4
+    )
+    draw = preview.make_preview(
+        description,
+        Sampling(**settings.sampling(config)),
+        data=shown,
+        mesh=sharding.make_mesh(),
+        fused_attention=True,
+    )
     pictures, scores = draw(params)
     assert pictures['preview'].shape == (4, 256, 256, 3)
     assert scores == {}
@@ -232,8 +249,9 @@ def test_encoders_other_than_the_models_are_refused(config, tmp_path):
     path = tmp_path / 'weights.safetensors'
     save_fresh(config, path)
     params, empty_text, description = weights_file.load(str(path))
-    description['text']['sha256'] = 'e' * 64
-    weights_file.save(str(path), params, empty_text, description)
+    text = dataclasses.replace(description.text, sha256='e' * 64)
+    other = dataclasses.replace(description, text=text)
+    weights_file.save(str(path), weights_file.Weights(params, empty_text, other))
     with pytest.raises(ValueError, match=r"text encoder 'words' at hand has hash \w{12}"):
-        sample.sample(config, str(tmp_path))
+        one_device.sample(config, tmp_path)
     assert not (tmp_path / 'samples').exists()

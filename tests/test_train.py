@@ -1,5 +1,6 @@
 """Training as a user meets it: what a run writes, how it survives kills, what it refuses."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -13,20 +14,22 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import one_device
 import pytest
-from conftest import ROOT, on_one_device, once, tiny_config
+from conftest import ROOT, described, once, random_parameters, tiny_config
 from flax.traverse_util import flatten_dict
 from tensorboardX.proto import event_pb2
 
-from panoptic_jax import export_weights, sample, train
-from panoptic_jax.data import loader, manifest
+from panoptic_jax import config as settings
+from panoptic_jax import export_weights, train
+from panoptic_jax.data import loader
 from panoptic_jax.diffusion import loss
 from panoptic_jax.logs import clock, json_lines
 from panoptic_jax.machine import sharding
 from panoptic_jax.programs import state, train_step
-from panoptic_jax.scoring import preview
 from panoptic_jax.weights import checkpoint
 from panoptic_jax.weights import file as weights_file
+from panoptic_jax.weights import trained as trained_weights
 
 
 def steps_of(workdir):
@@ -88,7 +91,7 @@ def test_loss_falls_and_every_log_line_is_complete(trained):
     assert lines[0]['loss_map'] > lines[2]['loss_map'] > lines[5]['loss_map']
 
 
-def test_a_window_is_timed_before_the_step_after_it(config, tmp_path, one_device, monkeypatch):
+def test_a_window_is_timed_before_the_step_after_it(config, tmp_path, monkeypatch):
     """On CPU, where dispatching a step computes it."""
     put, reported = [], []
     put_batch, report = sharding.put_batch, clock.Clock.report
@@ -96,7 +99,7 @@ def test_a_window_is_timed_before_the_step_after_it(config, tmp_path, one_device
     monkeypatch.setattr(
         clock.Clock, 'report', lambda self, n: reported.append((n, len(put))) or report(self, n)
     )
-    train.train(config, str(tmp_path))
+    one_device.train(config, tmp_path)
     assert reported == [(2, 2), (4, 4), (6, 6), (8, 8)]
 
 
@@ -142,10 +145,10 @@ def test_profiler_window_leaves_a_trace(trained):
     assert trace.stat().st_size > 10_000
 
 
-def test_finished_run_is_left_alone(trained, one_device):
+def test_finished_run_is_left_alone(trained):
     workdir, config = trained
     before = (workdir / 'metrics.jsonl').read_bytes()
-    assert train.train(config, str(workdir))
+    assert one_device.train(config, workdir)
     assert (workdir / 'metrics.jsonl').read_bytes() == before
     assert steps_of(workdir) == [6, 10, 12]
 
@@ -277,12 +280,12 @@ def test_reader_leaves_a_save_under_way_alone(trained, tmp_path):
     shutil.copytree(trained[0] / 'checkpoints', workdir / 'checkpoints')
     under_way = workdir / 'checkpoints' / '00000014.orbax-checkpoint-tmp'
     under_way.mkdir()
-    params, description, step = weights_file.from_checkpoint(str(workdir), ema=True)
+    params, found, step = trained_weights.from_checkpoint(str(workdir), ema=True)
     assert step == 12
-    assert description['model']['name'] == 'one_stream'
+    assert found.model.name == 'one_stream'
     assert under_way.exists()
     assert steps_of(workdir) == [6, 10, 12]
-    last, _, _ = weights_file.from_checkpoint(str(workdir), ema=False)
+    last, _, _ = trained_weights.from_checkpoint(str(workdir), ema=False)
     differ = jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != b)), params, last)
     assert all(jax.tree.leaves(differ))
 
@@ -300,30 +303,30 @@ def copy(trained, tmp_path):
     return workdir, config
 
 
-def test_loss_that_is_not_finite_stops_the_run_and_names_the_step(copy, one_device, monkeypatch):
+def test_loss_that_is_not_finite_stops_the_run_and_names_the_step(copy, monkeypatch):
     workdir, config = copy
     config.steps = 20
     config.learning_rate = 1e38
     config.log_every = config.checkpoint_every = 4
     sentence = r'of step 13 is not finite; the checkpoint of step 12 is good\.'
     with pytest.raises(FloatingPointError, match=sentence):
-        train.train(config, str(workdir))
+        one_device.train(config, workdir)
     assert steps_of(workdir) == [6, 10, 12]
     assert [line['step'] for line in losses_of(workdir)][-1] == 12
     # Nor does a SIGTERM before the window's end save the ruins.
     monkeypatch.setattr(checkpoint.Preemption, 'asked', lambda self, step: step == 14)
     with pytest.raises(FloatingPointError, match=sentence):
-        train.train(config, str(workdir))
+        one_device.train(config, workdir)
     assert steps_of(workdir) == [6, 10, 12]
 
 
-def test_checkpoints_of_another_model_are_refused(copy, one_device):
+def test_checkpoints_of_another_model_are_refused(copy):
     workdir, config = copy
     config.steps = 20
     recorded = (workdir / 'config.json').read_text()
     config.model.hidden_size = 64
     with pytest.raises(ValueError, match=r'model\.hidden_size: 32 there, 64 in this config'):
-        train.train(config, str(workdir))
+        one_device.train(config, workdir)
     assert (workdir / 'config.json').read_text() == recorded
     assert steps_of(workdir) == [6, 10, 12]
 
@@ -339,16 +342,13 @@ def test_batch_must_be_shared_evenly(config, tmp_path):
 
 
 def test_microbatches_give_the_same_step(config):
-    data = manifest.open_manifest(config.data.dir)
-    description = weights_file.describe(config, data)
-    model = weights_file.build_model(description, jnp.float32)
-    inputs = weights_file.model_inputs(description)
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *map(zeros, inputs))['params'])
-    params = jax.tree.map(lambda a: jnp.float32(rng.normal(0, 0.1, a.shape)), shapes)
+    description = described(config)
+    model = description.build(jnp.float32)
+    params = jax.tree.map(jnp.float32, random_parameters(description))
     optimizer = state.make_optimizer(lambda step: 1e-3, 0.03, (0.9, 0.9))
     train_state = jax.jit(lambda p: state.create(p, lambda path: False, optimizer))(params)
-    batches = loader.train_batches(config.data.dir, 'train', 8, 0)
+    split = loader.Split(config.data.dir, 'train')
+    batches = loader.train_batches(split, batch_size=8, seed=0)
     batch = next(batches)
     batches.close()
     draw = functools.partial(
@@ -356,23 +356,22 @@ def test_microbatches_give_the_same_step(config):
         scale=1.0,
         empty_text=loader.empty_text(config.data.dir).astype(np.float32),
         text_dropout=0.5,
-        map_size=64,
+        map_side=64,
         map_noise_std=2.0,
         void_wins=False,
     )
+    recipe = train_step.Recipe(**settings.recipe(config))
     after = [
         jax.jit(
             functools.partial(
                 train_step.train_step,
-                model=model,
+                losses=functools.partial(train_step.example_losses, model, given_map=False),
                 draw=draw,
                 optimizer=optimizer,
-                seed=0,
-                microbatches=microbatches,
-                ema_decay=0.9,
+                recipe=dataclasses.replace(recipe, seed=0, microbatches=parts, ema_decay=0.9),
             )
         )(train_state, batch)
-        for microbatches in (1, 2)
+        for parts in (1, 2)
     ]
     for name in ('loss', 'loss_map', 'grad_norm', 'bucket_image', 'bucket_count'):
         np.testing.assert_allclose(*(s.totals[name] for s in after), rtol=1e-5, err_msg=name)
@@ -380,10 +379,6 @@ def test_microbatches_give_the_same_step(config):
     for name, value in mu[0].items():
         scale = float(jnp.abs(value).max())
         np.testing.assert_allclose(mu[1][name], value, atol=1e-5 * scale, err_msg=name)
-
-
-def zeros(array):
-    return jnp.zeros(array.shape, array.dtype)
 
 
 # --- A pretrained image model becomes two streams.
@@ -397,8 +392,7 @@ def uvit(tmp_path_factory, scenes):
     config.steps = 2
 
     def run(workdir):
-        with on_one_device():
-            assert train.train(config, str(workdir))
+        assert one_device.train(config, workdir)
         export_weights.export_weights(config, str(workdir))
 
     return once(tmp_path_factory, 'uvit', run), config
@@ -410,12 +404,12 @@ def test_model_without_maps_logs_no_map_loss(uvit):
     assert line['loss'] == line['loss_image']
 
 
-def test_two_streams_train_from_exported_image_weights(uvit, config, tmp_path, one_device):
+def test_two_streams_train_from_exported_image_weights(uvit, config, tmp_path):
     config.model.name = 'two_stream'
     config.init_weights = str(uvit[0] / 'weights.safetensors')
     config.steps = 2
-    assert train.train(config, str(tmp_path))
-    params, _, step = weights_file.from_checkpoint(str(tmp_path), ema=True)
+    assert one_device.train(config, tmp_path)
+    params, _, step = trained_weights.from_checkpoint(str(tmp_path), ema=True)
     assert step == 2
     loaded, _, _ = weights_file.load(config.init_weights)
     found, origin = flatten_dict(params, sep='/'), flatten_dict(loaded, sep='/')
@@ -428,14 +422,14 @@ def test_two_streams_train_from_exported_image_weights(uvit, config, tmp_path, o
     assert 0 < distance < 0.01
 
 
-def test_model_that_predicts_the_maps_noise_trains_and_samples(config, tmp_path, one_device):
+def test_model_that_predicts_the_maps_noise_trains_and_samples(config, tmp_path):
     config.model.map_prediction = 'noise'
     config.preview_every = config.checkpoint_every = config.steps = 4
-    assert train.train(config, str(tmp_path), preview.make_preview(config))
+    assert one_device.train(config, tmp_path)
     assert 0.5 < json_lines.read(tmp_path / 'metrics.jsonl')[-1]['loss_map'] < 1.5
-    sample.sample(config, str(tmp_path))
+    one_device.sample(config, tmp_path)
     assert len(list((tmp_path / 'samples' / 'panoptic').iterdir())) == 6
     data = ml_collections.ConfigDict(config.to_dict())
     data.model.map_prediction = 'data'
     with pytest.raises(ValueError, match=r"model\.map_prediction: 'noise' there, 'data' in this"):
-        train.train(data, str(tmp_path))
+        one_device.train(data, tmp_path)

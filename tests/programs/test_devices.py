@@ -12,26 +12,26 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from jax.sharding import PartitionSpec
+from layouts import splitting
+from one_device import PEAK_FLOPS
 
 from panoptic_jax import train
-from panoptic_jax.logs import clock, json_lines
+from panoptic_jax.logs import json_lines
 from panoptic_jax.machine import sharding
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, config):
+def run(tmp_path, config):
     """A function (name, mesh sizes, steps) -> {step: loss} of a training in a folder `name`."""
-    make_mesh = sharding.make_mesh
-    monkeypatch.setattr(clock, 'matmul_peak', lambda devices: 1e11)
-    monkeypatch.setattr(sharding, 'SMALL', 64)  # or nothing of a tiny model would be split
     config.log_every = config.checkpoint_every = 1
     config.keep_last = 1
 
     def train_on(name, sizes, steps):
-        devices = jax.devices()[: sizes[0] * sizes[1]]
-        monkeypatch.setattr(sharding, 'make_mesh', lambda *_: make_mesh(*sizes, devices))
+        config.mesh.data, config.mesh.fsdp = sizes
         config.steps = steps
-        assert train.train(config, str(tmp_path / name))
+        devices = jax.devices()[: sizes[0] * sizes[1]]
+        with splitting(64):
+            assert train.train(config, str(tmp_path / name), devices=devices, peak_flops=PEAK_FLOPS)
         lines = json_lines.read(tmp_path / name / 'metrics.jsonl')
         return {line['step']: (line['loss'], line['grad_norm']) for line in lines}
 
@@ -70,8 +70,18 @@ def test_parameters_are_split_on_their_largest_divisible_axis():
         'small': PartitionSpec(),
         'scalar': PartitionSpec(),
     }
+
+
+def test_parameters_stay_whole_where_no_devices_share_them():
+    tree = {'wide': jnp.zeros((128, 512)), 'scalar': jnp.zeros(())}
     whole = sharding.of_tree(tree, sharding.make_mesh())
     assert {rule.spec for rule in whole.values()} == {PartitionSpec()}
+
+
+def test_the_size_that_is_worth_splitting_can_be_said():
+    mesh, tree = sharding.make_mesh(data=2, fsdp=4), {'small': jnp.zeros((64, 64))}
+    found = sharding.of_tree(tree, mesh, small=64 * 64)
+    assert found['small'].spec == PartitionSpec('fsdp', None)
 
 
 def test_batches_lie_over_all_devices():
@@ -98,11 +108,21 @@ def test_host_arrays_are_placed_in_parts():
     shardings = sharding.of_tree(tree, mesh)
     placed = sharding.place(tree, shardings)
     assert {shard.data.shape for shard in placed['kernel'].addressable_shards} == {(256, 512)}
+    jax.tree.map(np.testing.assert_array_equal, placed, tree)
+
+
+def test_placed_arrays_are_joined_again():
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    tree = {'kernel': np.arange(1024 * 512, dtype=np.float32).reshape(1024, 512)}
+    placed = sharding.place(tree, sharding.of_tree(tree, mesh))
     whole = sharding.place(placed, sharding.replicated(mesh))
-    for found in (placed, whole):
-        jax.tree.map(np.testing.assert_array_equal, found, tree)
+    jax.tree.map(np.testing.assert_array_equal, whole, tree)
     assert whole['kernel'].sharding.is_fully_replicated
-    assert sharding.place((np.ones(8), None), sharding.of_batch(mesh))[1] is None
+
+
+def test_what_is_no_array_is_not_placed():
+    rows = sharding.of_batch(sharding.make_mesh())
+    assert sharding.place((np.ones(8), None), rows)[1] is None
 
 
 def test_local_meshes_split_as_far_as_devices_go():
@@ -117,7 +137,7 @@ TOPOLOGIES = (
     ('v4:2x2x2', 1, [(8, 2)]),  # two devices a chip, which no torus order knows
     ('v5e:4x4', 2, [(32, 1), (8, 4), (2, 16), (1, 32)]),
 )
-# Which a process of its own does, since libtpu is loaded for good.
+# A process of its own makes the meshes, since libtpu is loaded for good.
 MESHES = """
 import json, sys
 from jax.experimental import topologies
@@ -152,21 +172,36 @@ def meshes():
     return dict(zip(asked, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
-@pytest.mark.parametrize(('name', 'slices', 'sizes'), TOPOLOGIES, ids=lambda value: str(value))
-def test_any_sizes_make_a_mesh_of_tpus(meshes, name, slices, sizes):
-    for size in sizes:
-        types, grid = meshes[name, size]
-        assert 'Auto' in types
-        assert 'Explicit' not in types
-        grid = np.array(grid)
-        assert grid.shape[:2] == size
-        assert len(np.unique(grid.reshape(-1, grid.shape[-1]), axis=0)) == size[0] * size[1]
-        for row in grid:
-            spans = len(np.unique(row[:, 0]))
-            assert spans == (2 if slices == 2 and size[0] == 1 else 1)  # 'fsdp' inside a slice
-        if slices == 2 and size[0] > 1:
-            assert np.unique(grid[: size[0] // 2, :, 0]).tolist() == [0]
-            assert np.unique(grid[size[0] // 2 :, :, 0]).tolist() == [1]
+MADE = [(name, slices, size) for name, slices, sizes in TOPOLOGIES for size in sizes]
+SEVERAL_SLICES = [(name, size) for name, slices, size in MADE if slices > 1 and size[0] > 1]
+
+
+@pytest.mark.parametrize(('name', 'slices', 'size'), MADE, ids=str)
+def test_any_sizes_make_a_mesh_of_tpus(meshes, name, slices, size):
+    grid = np.array(meshes[name, size][1])
+    assert grid.shape[:2] == size
+    assert len(np.unique(grid.reshape(-1, grid.shape[-1]), axis=0)) == size[0] * size[1]
+
+
+@pytest.mark.parametrize(('name', 'slices', 'size'), MADE, ids=str)
+def test_axes_of_meshes_are_automatic(meshes, name, slices, size):
+    types, _ = meshes[name, size]
+    assert 'Auto' in types
+    assert 'Explicit' not in types
+
+
+@pytest.mark.parametrize(('name', 'slices', 'size'), MADE, ids=str)
+def test_parameters_are_shared_inside_a_slice_where_sizes_allow(meshes, name, slices, size):
+    for row in np.array(meshes[name, size][1]):
+        spans = len(np.unique(row[:, 0]))
+        assert spans == (2 if slices == 2 and size[0] == 1 else 1)
+
+
+@pytest.mark.parametrize(('name', 'size'), SEVERAL_SLICES, ids=str)
+def test_slices_share_batches_out_in_halves(meshes, name, size):
+    grid = np.array(meshes[name, size][1])
+    assert np.unique(grid[: size[0] // 2, :, 0]).tolist() == [0]
+    assert np.unique(grid[size[0] // 2 :, :, 0]).tolist() == [1]
 
 
 def test_those_who_share_parameters_are_neighbours(meshes):
@@ -188,7 +223,7 @@ def test_table_tells_what_lies_on_one_device():
     state = State()
     state.params = tree
     state.step = jax.device_put(jnp.zeros(()), sharding.replicated(mesh))
-    header, params, step, total = sharding.table(state).splitlines()
+    header, params, step, total = sharding.layout_table(state).splitlines()
     assert header.split() == ['arrays', 'split', 'MiB', 'MiB/device']
     assert params.split() == ['params', '2', '1', '2.0', '0.5']
     assert step.split() == ['step', '1', '0', '0.0', '0.0']

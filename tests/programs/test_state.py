@@ -72,7 +72,9 @@ def test_split_and_merge_are_inverse():
 def add(totals, step, image, maps=None, t=(1, 200, 201, 1000), **norms):
     losses = {'image': jnp.float32(image)} | ({} if maps is None else {'map': jnp.float32(maps)})
     norms = {'grad_norm': 2.0, 'update_norm': 0.5} | norms
-    return state.add_totals(totals, jnp.int32(step), losses, jnp.array(t), norms)
+    return state.add_totals(
+        totals, step=jnp.int32(step), losses=losses, t=jnp.array(t), norms=norms
+    )
 
 
 def test_log_line_holds_means_over_the_window_and_per_noise_level():
@@ -88,7 +90,9 @@ def test_log_line_holds_means_over_the_window_and_per_noise_level():
     assert means['loss_image/t0201-0400'] == pytest.approx(3)
     assert means['loss_map/t0801-1000'] == pytest.approx(1)
     assert 'loss_image/t0401-0600' not in means  # no example was there
-    without = state.means_of(jax.device_get(add(state.zero_totals(), 1, [1, 2, 3, 4])), False)
+    without = state.means_of(
+        jax.device_get(add(state.zero_totals(), 1, [1, 2, 3, 4])), has_map=False
+    )
     assert not [name for name in without if 'map' in name]
 
 

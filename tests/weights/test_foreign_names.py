@@ -31,7 +31,7 @@ def numbers(*shape):
     ],
 )
 def test_where_parameters_come_from_at_depth_12(ours, theirs):
-    assert foreign_names.torch_name(ours, 12, True) == theirs
+    assert foreign_names.torch_name(ours, 12, two_streams=True) == theirs
 
 
 def test_values_of_a_patch_are_in_the_order_row_column_channel():
@@ -107,5 +107,5 @@ def test_other_shapes_are_told_and_pass_by_name_only(ours, theirs, shape, found)
 
 
 def test_long_lists_are_cut():
-    assert foreign_names.listed(['a', 'b']) == 'a, b'
-    assert foreign_names.listed([*'abcd'], most=2) == 'a, b and 2 more'
+    assert foreign_names.brief(['a', 'b']) == 'a, b'
+    assert foreign_names.brief([*'abcd'], most=2) == 'a, b and 2 more'

@@ -1,15 +1,19 @@
 """Weight files: what they hold, what they fit into, and what is said where they do not."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import described, random_parameters
 from flax.traverse_util import flatten_dict
 
 from panoptic_jax.data import loader, manifest
-from panoptic_jax.models import build
+from panoptic_jax.data.facts import CategoryList
+from panoptic_jax.programs.description import Description, check_encoders, check_same_model
 from panoptic_jax.weights import file as weights_file
 from panoptic_jax.weights import initial
 
@@ -17,16 +21,8 @@ from panoptic_jax.weights import initial
 def make(config, name, seed=0, **model):
     """(description, random parameters) of a tiny model."""
     config.model.update(name=name, **model)
-    description = weights_file.describe(config, manifest.open_manifest(config.data.dir))
-    module = weights_file.build_model(description, jnp.float32)
-    inputs = weights_file.model_inputs(description)
-    shapes = jax.eval_shape(
-        lambda key: build.first_parameters(module, key, inputs), jax.random.key(0)
-    )
-    rng = np.random.default_rng(seed)
-    return description, jax.tree.map(
-        lambda a: rng.normal(0, 0.1, a.shape).astype(np.float32), shapes
-    )
+    description = described(config)
+    return description, random_parameters(description, seed)
 
 
 def flat(tree):
@@ -38,21 +34,22 @@ def saved(config, tmp_path):
     """(path, params, description) of a plain U-ViT's file."""
     description, params = make(config, 'uvit')
     path = str(tmp_path / 'folder' / 'weights.safetensors')
-    weights_file.save(path, params, loader.empty_text(config.data.dir), description)
+    empty_text = loader.empty_text(config.data.dir)
+    weights_file.save(path, weights_file.Weights(params, empty_text, description))
     return path, params, description
 
 
 def test_file_gives_back_what_was_saved(saved, config):
     path, params, description = saved
-    found, empty_text, described = weights_file.load(path)
+    found, empty_text, loaded = weights_file.load(path)
     assert flat(found).keys() == flat(params).keys()
     for name, value in flat(params).items():
         np.testing.assert_array_equal(flat(found)[name], value)
     np.testing.assert_array_equal(empty_text, loader.empty_text(config.data.dir))
-    assert described == description
-    assert described['model']['hidden_size'] == 32
-    assert described['text'].keys() >= {'name', 'tokens', 'features', 'sha256'}
-    assert [category['id'] for category in described['categories']][:2] == [1, 2]
+    assert loaded == description
+    assert loaded.model.hidden_size == 32
+    assert loaded.to_json()['text'].keys() >= {'name', 'tokens', 'features', 'sha256'}
+    assert [category['id'] for category in loaded.to_json()['categories']][:2] == [1, 2]
 
 
 def test_damaged_files_are_refused_in_one_sentence(saved, tmp_path):
@@ -129,27 +126,57 @@ def test_weights_that_do_not_fit_are_named(saved, config):
         initial.fill(shallower, {}, 'file')
 
 
-def test_other_encoders_and_models_are_refused(saved, config):
+def test_other_encoders_are_refused(saved, config):
     _, _, description = saved
     data = manifest.open_manifest(config.data.dir)
-    weights_file.check_encoders(description, data, 'file')
-    other = description | {'text': description['text'] | {'sha256': 'f' * 64}}
+    check_encoders(description, data, 'file')
+    text = dataclasses.replace(description.text, sha256='f' * 64)
+    other = dataclasses.replace(description, text=text)
     with pytest.raises(ValueError, match=r"trained with text 'words' .hash f{12}"):
-        weights_file.check_encoders(other, data, 'file')
-    weights_file.check_model(description, description, 'runs/a')
-    half = description | {'model': description['model'] | {'dtype': 'bfloat16'}}
-    weights_file.check_model(half, description, 'runs/a')
+        check_encoders(other, data, 'file')
+
+
+def with_model(description, **settings):
+    return dataclasses.replace(
+        description, model=dataclasses.replace(description.model, **settings)
+    )
+
+
+def test_a_checkpoint_of_the_same_model_fits(saved):
+    _, _, description = saved
+    check_same_model(description, description, 'runs/a')
+    half = with_model(description, dtype='bfloat16')
+    check_same_model(half, description, 'runs/a')
+
+
+def test_descriptions_of_before_these_settings_are_read(saved):
+    _, _, description = saved
     added = ('map_prediction', 'zero_conv_bias')
-    model = {name: value for name, value in description['model'].items() if name not in added}
-    older = description | {'model': model}  # before these settings were there
-    weights_file.check_model(description, older, 'runs/a')
-    weights_file.build_model(older, jnp.float32)
-    noise = description | {'model': description['model'] | {'map_prediction': 'noise'}}
+    content = description.to_json()
+    content['model'] = {k: value for k, value in content['model'].items() if k not in added}
+    older = Description.from_json(content)
+    check_same_model(description, older, 'runs/a')
+    older.build(jnp.float32)
+    noise = with_model(description, map_prediction='noise')
     with pytest.raises(ValueError, match=r"model\.map_prediction: 'data' there, 'noise' in this"):
-        weights_file.check_model(noise, older, 'runs/a')
-    deep = description | {'model': description['model'] | {'depth': 4}}
+        check_same_model(noise, older, 'runs/a')
+
+
+def test_a_checkpoint_of_another_model_is_refused(saved):
+    _, _, description = saved
+    deep = with_model(description, depth=4)
     with pytest.raises(ValueError, match=r'model\.depth: 2 there, 4 in this config'):
-        weights_file.check_model(deep, description, 'runs/a')
-    fewer = description | {'categories': description['categories'][1:]}
+        check_same_model(deep, description, 'runs/a')
+    categories = description.categories
+    fewer = dataclasses.replace(
+        description,
+        categories=CategoryList(categories.entries[1:], categories.source_ids[1:]),
+    )
     with pytest.raises(ValueError, match='categories: not as in the data'):
-        weights_file.check_model(fewer, description, 'runs/a')
+        check_same_model(fewer, description, 'runs/a')
+
+
+def test_a_description_survives_json(saved):
+    _, _, description = saved
+    exported = dataclasses.replace(description, origin={'step': 3, 'ema': True})
+    assert Description.from_json(json.loads(json.dumps(exported.to_json()))) == exported
