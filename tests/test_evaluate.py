@@ -224,7 +224,7 @@ def test_the_page_needs_no_other_file(page):
 
 @pytest.fixture(scope='session')
 def scored(tmp_path_factory, trained, sampled, towers):
-    """A folder like `evaluated`, scored by networks after an interruption, and `chunks.json`."""
+    """A folder like `evaluated`, scored after an interruption; it lists the computed chunks."""
 
     def make(folder):
         config = with_towers(copy_of_run(folder, trained, sampled), towers)
