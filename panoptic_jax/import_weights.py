@@ -21,6 +21,7 @@ from panoptic_jax import config as settings
 from panoptic_jax.data import categories, loader
 from panoptic_jax.data.facts import CategoryList
 from panoptic_jax.data.manifest import check_manifest, open_manifest
+from panoptic_jax.diffusion import bits
 from panoptic_jax.encoders import weights_files
 from panoptic_jax.encoders.load import load_autoencoder, load_text_encoder
 from panoptic_jax.machine import files
@@ -64,7 +65,9 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str) -> None:
         return
 
     description, empty_text = _describe(config)
-    description = dataclasses.replace(description, origin={'source': source})
+    # Files of an earlier import do not name an order, and have the authors'.
+    origin = {'source': source, 'bit_order': bits.BIT_ORDER}
+    description = dataclasses.replace(description, origin=origin)
     weights = translated(
         tensors,
         description,
@@ -102,7 +105,9 @@ def translated(
     """
     abstract = flatten_dict(description.abstract_parameters(), sep='/')
     shapes = {name: leaf.shape for name, leaf in abstract.items()}
-    translation = foreign_names.translate(tensors, shapes, description.model.depth)
+    translation = foreign_names.translate(
+        tensors, shapes, depth=description.model.depth, map_channels=bits.NUM_BITS
+    )
     foreign_names.require_complete(translation, path, allow_missing, allow_extra)
     params = translation.params
     absent = [*translation.missing, *translation.misshapen]

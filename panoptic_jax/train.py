@@ -16,6 +16,7 @@ from absl import logging
 from panoptic_jax import config as settings
 from panoptic_jax.data import loader
 from panoptic_jax.data.manifest import check_manifest, open_manifest
+from panoptic_jax.diffusion import bits
 from panoptic_jax.logs import clock, dashboards, environment
 from panoptic_jax.machine import sharding
 from panoptic_jax.programs import state
@@ -104,6 +105,7 @@ def train(
     first_key = jax.random.key(config.seed)
     if start_step:
         meta = checkpoints.meta(start_step)
+        initial.check_bit_order(meta, workdir)
         check_same_model(description, Description.from_json(meta['description']), workdir)
         train_state, position = checkpoints.restore(start_step, training.abstract_state)
         batches.set_state(position)
@@ -176,7 +178,11 @@ def train(
     def save(step):
         require_finite(train_state.totals)  # inside a window, where a SIGTERM came
         writers.flush()
-        meta = {'seconds': timer.seconds, 'description': description.to_json()}
+        meta = {
+            'seconds': timer.seconds,
+            'description': description.to_json(),
+            'bit_order': bits.BIT_ORDER,
+        }
         checkpoints.save(step, train_state, batches.get_state(), meta)
 
     # --- The loop. Numbers of a window are fetched after the next step has been dispatched; a CPU

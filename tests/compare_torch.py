@@ -21,7 +21,7 @@ import torch_pdm
 from flax.traverse_util import flatten_dict, unflatten_dict
 from torch_reference import assert_close, import_torch
 
-from panoptic_jax.diffusion import guidance, schedule
+from panoptic_jax.diffusion import guidance, loss, schedule
 from panoptic_jax.diffusion.bits import NUM_BITS
 from panoptic_jax.logs import clock
 from panoptic_jax.machine import sharding
@@ -38,6 +38,18 @@ def channels_first(array):
     return torch.tensor(np.asarray(array).transpose(0, 3, 1, 2))
 
 
+def in_their_order(inputs):
+    """The inputs as PyTorch's model takes them: channels first, of maps the last bit first."""
+    turned = inputs._replace(
+        map_bits=inputs.map_bits[..., ::-1], map_noise=inputs.map_noise[..., ::-1]
+    )
+    present = {name: value for name, value in turned._asdict().items() if value is not None}
+    return {
+        name: channels_first(value) if value.ndim == 4 else torch.tensor(value)
+        for name, value in present.items()
+    }
+
+
 def draw(batch_size):
     """What `loss.draw_inputs` gives, in NumPy."""
     rng = np.random.default_rng(0)
@@ -45,14 +57,14 @@ def draw(batch_size):
     def normal(*shape):
         return rng.normal(size=(batch_size, *shape)).astype(np.float32)
 
-    return {
-        'latent': normal(32, 32, 4),
-        'text': normal(77, 768),
-        't': rng.integers(1, 1001, batch_size).astype(np.int32),
-        'noise': normal(32, 32, 4),
-        'map_bits': np.sign(normal(64, 64, 8)),
-        'map_noise': 2 * normal(64, 64, 8),
-    }
+    return loss.Inputs(
+        latent=normal(32, 32, 4),
+        text=normal(77, 768),
+        t=rng.integers(1, 1001, batch_size).astype(np.int32),
+        noise=normal(32, 32, 4),
+        map_bits=np.sign(normal(64, 64, 8)),
+        map_noise=2 * normal(64, 64, 8),
+    )
 
 
 def torch_train_step(model, average, optimizer, inputs):
@@ -111,10 +123,7 @@ def train_pair(reference, params, model, batch_size):
         totals = jax.block_until_ready(train_state).totals
         return [float(totals[name]) for name in ('loss_image', 'loss_map')]
 
-    theirs_inputs = {
-        name: channels_first(value) if value.ndim == 4 else torch.tensor(value)
-        for name, value in inputs.items()
-    }
+    theirs_inputs = in_their_order(inputs)
     theirs_optimizer = torch.optim.AdamW(
         reference.parameters(), RATE, BETAS, eps=1e-8, weight_decay=DECAY
     )
@@ -130,8 +139,8 @@ def sample_pair(reference, params, model, batch_size):
     """The same for one guided network evaluation of `batch_size` pairs."""
     inputs = draw(batch_size)
     empty = np.zeros((77, 768), np.float32)
-    x, m, text = inputs['latent'], inputs['map_bits'], inputs['text']
-    t = inputs['t'].astype(np.float32)
+    x, m, text = inputs.latent, inputs.map_bits, inputs.text
+    t = inputs.t.astype(np.float32)
 
     @jax.jit
     def evaluate(params, x, m, text, t):
@@ -144,7 +153,9 @@ def sample_pair(reference, params, model, batch_size):
     def ours():
         return jax.block_until_ready(compiled(params, *arrays))
 
-    both = [torch.cat([value, value]) for value in (channels_first(x), channels_first(m))]
+    both = [
+        torch.cat([value, value]) for value in (channels_first(x), channels_first(m[..., ::-1]))
+    ]
     texts = torch.cat([torch.tensor(text), torch.tensor(empty).expand(len(text), -1, -1)])
     times = torch.tensor(np.concatenate([t, t]))
 
@@ -201,7 +212,9 @@ def main():
     shapes = build.abstract_parameters(model, arrays)
     wanted = {path: leaf.shape for path, leaf in flatten_dict(shapes, sep='/').items()}
     tensors = {name: value.numpy() for name, value in reference.state_dict().items()}
-    found = foreign_names.translate(tensors, wanted, uvit.SIZES['S']['depth'])
+    found = foreign_names.translate(
+        tensors, wanted, depth=uvit.SIZES['S']['depth'], map_channels=NUM_BITS
+    )
     plain = build.build(
         'one_stream',
         latent_shape=(32, 32, 4),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import sys
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 import safetensors.numpy
 import torch_pdm
 from conftest import described, tiny_config
+from flax.traverse_util import flatten_dict, unflatten_dict
 from torch_reference import assert_close, import_torch
 
 from panoptic_jax import config as settings
@@ -19,6 +21,7 @@ from panoptic_jax import import_weights
 from panoptic_jax.data.example import Category
 from panoptic_jax.data.facts import AutoencoderFacts, CategoryList, TextFacts
 from panoptic_jax.data.manifest import SEAL, Manifest
+from panoptic_jax.diffusion import bits
 from panoptic_jax.models import uvit
 from panoptic_jax.weights import file as weights_file
 from panoptic_jax.weights import foreign_names, initial
@@ -88,14 +91,52 @@ def test_imported_models_equal_pytorch(tmp_path, data_of_taesd, kind, size, vari
     x, m, text = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
     t = np.array([437], np.int32)
     with torch.no_grad():
-        channels_first = [torch.tensor(array).permute(0, 3, 1, 2) for array in (x, m)]
+        # The authors' code has the most significant bit first.
+        arrays = x, m[..., ::-1].copy()
+        channels_first = [torch.tensor(array).permute(0, 3, 1, 2) for array in arrays]
         expected = reference(*channels_first, torch.tensor(text), torch.tensor(t))
     model = weights.description.build(np.float32)
     found = jax.jit(model.apply)({'params': weights.params}, x, m, text, t)
     assert_close(found.image, expected[0].permute(0, 2, 3, 1))
     assert (found.map is None) == (expected[1] is None)
     if expected[1] is not None:
-        assert_close(found.map, expected[1].permute(0, 2, 3, 1))
+        assert_close(found.map[..., ::-1], expected[1].permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize('kind', ['one_stream', 'two_stream'])
+@pytest.mark.parametrize('factor', [1, 2, 4])
+@pytest.mark.parametrize('given_map', [False, True])
+def test_map_codes_mean_the_same_as_in_the_authors_code(
+    tmp_path, data_of_taesd, kind, factor, given_map
+):
+    """Ids go in by each side's own way from ids to bits, and come out by its way back."""
+    sizes = {'depth': 2, 'given_map': given_map}
+    reference = torch_pdm.random_pdm(kind, size=64, heads=2, factor=factor, **sizes)
+    torch.save(reference.state_dict(), tmp_path / 'model.pth')
+    config = full_config(
+        kind, data_of_taesd, tmp_path / 'model.pth', patch_factor=factor, given_map=given_map
+    )
+    config.model.update(hidden_size=64, depth=2, num_heads=2)
+    import_weights.import_weights(config, str(tmp_path / 'run'))
+    weights = weights_file.load(str(tmp_path / 'run' / 'weights.safetensors'))
+
+    rng = np.random.default_rng(factor)
+    x, text = (rng.normal(size=n).astype(np.float32) for n in ((1, 32, 32, 4), (1, 77, 768)))
+    ids = rng.integers(0, 256, (1, 32 * factor, 32 * factor), np.uint8)
+    t = np.array([437], np.int32)
+    with torch.no_grad():
+        latent = torch.tensor(x).permute(0, 3, 1, 2)
+        expected = reference(
+            latent, torch_pdm.ids_to_bits(ids), torch.tensor(text), torch.tensor(t)
+        )
+    model = weights.description.build(np.float32)
+    found = jax.jit(model.apply)({'params': weights.params}, x, bits.ids_to_bits(ids), text, t)
+    assert_close(found.image, expected[0].permute(0, 2, 3, 1))
+    if not given_map:
+        ours = bits.bits_to_ids(found.map, np.arange(256, dtype=np.uint8), 'threshold')
+        theirs = torch_pdm.bits_to_ids(expected[1])
+        assert len(np.unique(theirs)) > 10
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def tiny_tensors(config):
@@ -156,7 +197,9 @@ def test_imported_two_stream_samples_without_flags(tiny, tmp_path):
 def test_mapping_needs_no_torch_and_keeps_every_number(tiny):
     config, tensors = tiny
     _, shapes = tiny_tensors(config)
-    found = foreign_names.translate(tensors, shapes, config.model.depth)
+    found = foreign_names.translate(
+        tensors, shapes, depth=config.model.depth, map_channels=bits.NUM_BITS
+    )
     assert found.params.keys() == shapes.keys()
     assert not any(found[1:])
     total = sum(np.abs(value).sum() for value in tensors.values())
@@ -394,3 +437,84 @@ def test_a_file_without_any_part_is_refused(imported):
     path, weights = imported
     with pytest.raises(ValueError, match='no parameter in common'):
         initial.fill_matching({'image': {'x': np.ones(2)}}, weights.params, path)
+
+
+# --- The order of bits.
+
+
+@pytest.fixture
+def turned(tiny, tmp_path):
+    """(weights, path of the same weights as an earlier import wrote them) of a tiny model."""
+    config, tensors = tiny
+    save_pth(config, tensors)
+    import_weights.import_weights(config, str(tmp_path / 'run'))
+    weights = weights_file.load(str(tmp_path / 'run' / 'weights.safetensors'))
+    flat = {
+        name: foreign_names.reversed_bits(name, value, bits.NUM_BITS)
+        for name, value in flatten_dict(weights.params, sep='/').items()
+    }
+    origin = {'source': weights.description.origin['source']}
+    description = dataclasses.replace(weights.description, origin=origin)
+    path = tmp_path / 'earlier.safetensors'
+    params = unflatten_dict(flat, sep='/')
+    weights_file.save(str(path), weights_file.Weights(params, weights.empty_text, description))
+    return weights, path
+
+
+def test_files_of_an_earlier_import_are_turned_with_a_warning(turned, caplog):
+    weights, path = turned
+    loaded = weights_file.load(str(path))
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, weights.params)
+    assert loaded.description == weights.description
+    assert [record for record in caplog.records if 'the bits of its maps are turned' in record.msg]
+
+
+def test_files_that_name_their_order_are_left_alone(turned, tmp_path, caplog):
+    weights, _ = turned
+    path = str(tmp_path / 'again.safetensors')
+    weights_file.save(path, weights)
+    jax.tree.map(np.testing.assert_array_equal, weights_file.load(path).params, weights.params)
+    assert 'turned' not in caplog.text
+
+
+@pytest.fixture
+def started(turned, tiny, tmp_path):
+    """(config, workdir) of a training that started from a file of an earlier import."""
+    config, _ = tiny
+    config.model.zero_conv_bias = True
+    config.init_weights = str(turned[1])
+    config.steps = config.checkpoint_every = 2
+    workdir = tmp_path / 'started'
+    assert one_device.train(config, workdir)
+    return config, workdir
+
+
+def without_bit_order(workdir):
+    """Makes its checkpoints such as there were before bit orders were recorded."""
+    for path in workdir.glob('checkpoints/*/meta/metadata'):
+        meta = json.loads(path.read_text())
+        del meta['bit_order']
+        path.write_text(json.dumps(meta))
+
+
+def test_checkpoints_from_turned_files_go_on(started):
+    config, workdir = started
+    config.steps = 4
+    assert one_device.train(config, workdir)
+
+
+def test_checkpoints_from_files_of_an_earlier_import_are_refused(started):
+    config, workdir = started
+    without_bit_order(workdir)
+    config.steps = 4
+    with pytest.raises(ValueError, match='with the bits of map codes in the opposite order'):
+        one_device.train(config, workdir)
+    with pytest.raises(ValueError, match='with the bits of map codes in the opposite order'):
+        trained_weights.from_checkpoint(str(workdir), ema=True)
+
+
+def test_older_checkpoints_of_own_beginnings_go_on(trained, tmp_path):
+    workdir = tmp_path / 'older'
+    shutil.copytree(trained[0], workdir)
+    without_bit_order(workdir)
+    assert trained_weights.from_checkpoint(str(workdir), ema=True).step == 12

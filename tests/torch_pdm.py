@@ -75,6 +75,19 @@ def unpatchify(tokens, channels):
     return grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
+def ids_to_bits(ids):
+    """(B, H, W) codes to (B, 8, H, W) of -1 and 1, the most significant bit first."""
+    places = torch.arange(7, -1, -1)
+    bits = (torch.tensor(ids).int()[:, None] >> places[:, None, None]) & 1
+    return bits.float() * 2 - 1
+
+
+def bits_to_ids(values):
+    """The way back: a bit is 1 where its value is positive."""
+    weights = 2 ** torch.arange(7, -1, -1)
+    return ((values > 0).int() * weights[:, None, None]).sum(1).numpy()
+
+
 class PDM(nn.Module):
     """kind: 'uvit', 'one_stream' or 'two_stream'; channels first."""
 

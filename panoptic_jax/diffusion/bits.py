@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 NUM_BITS = 8  # channels of a map; ids are uint8
+BIT_ORDER = 'least significant first'  # of the channels; files of weights name it
 
 
 def ids_to_bits(ids: jax.Array) -> jax.Array:

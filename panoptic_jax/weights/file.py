@@ -4,6 +4,7 @@
 checkpoints, and `weights/foreign_names.py` knows the names of others.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,11 +13,14 @@ import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
+from absl import logging
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from panoptic_jax.diffusion import bits
 from panoptic_jax.machine import files
 from panoptic_jax.programs.description import Description
+from panoptic_jax.weights import foreign_names
 
 EMPTY_TEXT = 'empty_text'  # tensor name of the empty caption's features
 _HEADER_START = 8  # bytes of a safetensors file that hold the length of its header
@@ -41,8 +45,9 @@ def save(path: str, weights: Weights) -> None:
     if jax.process_index():
         return
     parameters = flatten_dict(weights.params, sep='/')
-    tensors = {name: np.asarray(value) for name, value in parameters.items()}
-    tensors[EMPTY_TEXT] = np.asarray(weights.empty_text)
+    parameters[EMPTY_TEXT] = weights.empty_text
+    # safetensors writes an array's memory as it lies: a turned or transposed view would be garbage.
+    tensors = {name: np.asarray(value, order='C') for name, value in parameters.items()}
     metadata = {'description': json.dumps(weights.description.to_json())}
     content = safetensors.numpy.save(tensors, metadata=metadata)
     file = epath.Path(path)
@@ -66,7 +71,34 @@ def load(path: str) -> Weights:
         raise ValueError(
             f'{path} is not a weights file of panoptic_jax ({error}); --mode=export writes one.'
         ) from error
+    if has_unknown_bit_order(description):
+        logging.warning(
+            '%s comes from an earlier --mode=import, which kept the order of bits of its source: '
+            'the bits of its maps are turned. Import the source again to get a right file.',
+            path,
+        )
+        tensors = {
+            name: foreign_names.reversed_bits(name, value, bits.NUM_BITS)
+            for name, value in tensors.items()
+        }
+        origin = {**description.origin, 'bit_order': bits.BIT_ORDER}
+        description = dataclasses.replace(description, origin=origin)
     return Weights(unflatten_dict(tensors, sep='/'), empty_text, description)
+
+
+def load_description(path: str) -> Description:
+    """The description in a weights file, as it stands there.
+
+    Raises:
+      FileNotFoundError, KeyError, ValueError: no such file, or a file that `save` did not write.
+    """
+    return Description.from_json(json.loads(_metadata(read(path))['description']))
+
+
+def has_unknown_bit_order(description: Description) -> bool:
+    """Whether a file's maps are in the order of bits of a source, which an import has to turn."""
+    origin = description.origin
+    return description.has_map and 'source' in origin and 'bit_order' not in origin
 
 
 def read(path: str) -> bytes:

@@ -57,7 +57,11 @@ class Translation(NamedTuple):
 
 
 def translate(
-    tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], depth: int
+    tensors: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    depth: int,
+    map_channels: int,
 ) -> Translation:
     """Fills a model from a checkpoint.
 
@@ -65,6 +69,7 @@ def translate(
       tensors: {torch name: array}.
       shapes: {path of our parameter, such as 'image/blocks_3/qkv/kernel': its shape}.
       depth: Number of blocks besides the middle one.
+      map_channels: Bits of a map's codes.
     """
     params, missing, misshapen, used = {}, set(), {}, set()
     two_streams = any(path.startswith('map/blocks_') for path in shapes)
@@ -80,6 +85,7 @@ def translate(
                 f'{name} is {tensors[name].shape}, which does not give {path} of {shape}'
             )
         else:
+            value = reversed_bits(path, value, map_channels)
             params[path] = np.ascontiguousarray(value, np.float32)
     unused = sorted(set(tensors) - used)
     # A name that looks dead may be in use: with a map head in the model theirs has effect.
@@ -91,6 +97,30 @@ def translate(
         misshapen=misshapen,
         dead=dead,
     )
+
+
+def reversed_bits(path: str, value: np.ndarray, map_channels: int) -> np.ndarray:
+    """A parameter with the bits of map codes in the opposite order; others come back as they are.
+
+    The PDM authors' code writes the most significant bit of a code first, `diffusion/bits.py` the
+    least significant one.
+
+    Args:
+      path: Path of our parameter.
+      value: The parameter, in our layout.
+      map_channels: Bits of a map's codes.
+    """
+    if path == 'map/patch_embed/kernel':
+        patches = value.reshape(-1, map_channels, value.shape[-1])  # (p p, bits, out)
+        return patches[:, ::-1].reshape(value.shape)
+    if path in ('map/head/kernel', 'map/head/bias'):
+        patches = value.reshape(*value.shape[:-1], -1, map_channels)  # (..., p p, bits)
+        return patches[..., ::-1].reshape(value.shape)
+    if path == 'map/final_conv/kernel':
+        return value[:, :, ::-1, ::-1]  # (3, 3, bits, bits)
+    if path == 'map/final_conv/bias':
+        return value[::-1]
+    return value
 
 
 def torch_name(path: str, depth: int, *, two_streams: bool) -> str:

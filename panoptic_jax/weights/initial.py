@@ -3,11 +3,13 @@
 `weights/file.py` reads the file.
 """
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 from absl import logging
+from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from panoptic_jax.data.manifest import Manifest
@@ -41,6 +43,32 @@ def load_into(
             path, len(origin.categories.entries), len(manifest.categories.entries),
         )  # fmt: skip
     return fill_matching(fresh, loaded, path) if partial else fill(fresh, loaded, path)
+
+
+def check_bit_order(meta: Mapping[str, Any], workdir: str) -> None:
+    """Refuses a checkpoint whose training started from maps in another order of bits.
+
+    Args:
+      meta: What the checkpoint says besides its state; 'bit_order' is in all but old ones.
+      workdir: The run's folder, whose config.json names the weights that it started from.
+
+    Raises:
+      ValueError: the training started from imported maps before imports turned the bits.
+    """
+    recorded = epath.Path(workdir) / 'config.json'
+    if 'bit_order' in meta or not recorded.exists():
+        return
+    path = json.loads(recorded.read_text()).get('init_weights')
+    if not path or not epath.Path(path).is_file():
+        return
+    origin = weights_file.load_description(path)
+    # Also where the file has been imported anew: the checkpoint is older than its order of bits.
+    if origin.has_map and 'source' in origin.origin:
+        raise ValueError(
+            f'The checkpoints in {workdir} started from {path}, which an earlier --mode=import '
+            'wrote with the bits of map codes in the opposite order, so their maps mean other '
+            'categories; import the source again and train in another --workdir.'
+        )
 
 
 def fill_matching(params: Mapping[str, Any], loaded: Mapping[str, Any], path: str) -> dict:

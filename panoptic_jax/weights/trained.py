@@ -14,7 +14,7 @@ from panoptic_jax.data.manifest import open_manifest
 from panoptic_jax.machine import hosts, sharding
 from panoptic_jax.programs import state
 from panoptic_jax.programs.description import Description, check_encoders
-from panoptic_jax.weights import checkpoint
+from panoptic_jax.weights import checkpoint, initial
 from panoptic_jax.weights.file import Weights, load, read
 
 _HASH_DIGITS = 12  # of a file's SHA-256, in the name of its weights
@@ -52,7 +52,9 @@ def from_checkpoint(workdir: str, *, ema: bool) -> Restored:
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
     # Another checkpoint may be there when the next process looks: all take the first one's.
     step = hosts.of_first(checkpoints.latest())
-    description = Description.from_json(checkpoints.meta(step)['description'])
+    meta = checkpoints.meta(step)
+    initial.check_bit_order(meta, workdir)
+    description = Description.from_json(meta['description'])
     trainable, frozen = state.split(description.abstract_parameters(), description.is_frozen())
     name = 'ema' if ema else 'params'
     # The optimiser's state is left on disk: it is twice as large as the model.

@@ -34,10 +34,15 @@ def test_where_parameters_come_from_at_depth_12(ours, theirs):
     assert foreign_names.torch_name(ours, 12, two_streams=True) == theirs
 
 
+def translate(tensors, shapes, depth):
+    """Codes of one bit, which have no order."""
+    return foreign_names.translate(tensors, shapes, depth=depth, map_channels=1)
+
+
 def test_values_of_a_patch_are_in_the_order_row_column_channel():
     conv = numbers(SIZE, 3, 2, 2)
     wanted = {'image/patch_embed/kernel': (12, SIZE)}
-    found = foreign_names.translate({'patch_embed.proj.weight': conv}, wanted, 2).params
+    found = translate({'patch_embed.proj.weight': conv}, wanted, 2).params
     kernel = found['image/patch_embed/kernel']
     assert kernel.dtype == np.float32
     for row, column, channel in np.ndindex(2, 2, 3):
@@ -48,11 +53,11 @@ def test_values_of_a_patch_are_in_the_order_row_column_channel():
 
 def test_positions_of_one_stream_are_the_images_then_the_maps():
     positions = numbers(1, IMAGE + MAP, SIZE)
-    found = foreign_names.translate({'pos_embed': positions}, POSITIONS, 2)
+    found = translate({'pos_embed': positions}, POSITIONS, 2)
     np.testing.assert_array_equal(found.params['image/positions'], positions[0, :IMAGE])
     np.testing.assert_array_equal(found.params['map/positions'], positions[0, IMAGE:])
     # A U-ViT's are the image's alone: its last ones are no positions of a map.
-    found = foreign_names.translate({'pos_embed': numbers(1, IMAGE, SIZE)}, POSITIONS, 2)
+    found = translate({'pos_embed': numbers(1, IMAGE, SIZE)}, POSITIONS, 2)
     assert not found.params
     assert found.misshapen.keys() == {'pos_embed'}
 
@@ -60,11 +65,11 @@ def test_positions_of_one_stream_are_the_images_then_the_maps():
 def test_positions_of_two_streams_are_arrays_of_their_own():
     tensors = {'pos_embed': numbers(1, IMAGE, SIZE), 'in_blocks_mask.0.norm1.weight': numbers(SIZE)}
     wanted = POSITIONS | TWO_STREAMS
-    found = foreign_names.translate(tensors, wanted, 2)
+    found = translate(tensors, wanted, 2)
     assert found.missing == ['pos_embed_mask']
     assert 'map/positions' not in found.params
     tensors['pos_embed_mask'] = -numbers(1, MAP, SIZE)
-    found = foreign_names.translate(tensors, wanted, 2)
+    found = translate(tensors, wanted, 2)
     np.testing.assert_array_equal(found.params['map/positions'], -numbers(MAP, SIZE))
     assert found.params.keys() == wanted.keys()
 
@@ -74,11 +79,11 @@ def test_parts_without_effect_are_left_out_and_others_are_not():
             'decoder_pred_mask.bias']  # fmt: skip
     extra = ['zero_convs.27.conv.bias', 'label_emb.weight']
     tensors = {name: numbers(2) for name in [*dead, *extra, 'norm.weight']}
-    found = foreign_names.translate(tensors, {'image/norm/scale': (2,)}, 12)
+    found = translate(tensors, {'image/norm/scale': (2,)}, 12)
     assert sorted(found.dead) == sorted(dead)
     assert sorted(found.extra) == sorted(extra)
     # With a map head in the model, the same array is one of its parameters.
-    found = foreign_names.translate(tensors, {'map/head/bias': (2,)}, 12)
+    found = translate(tensors, {'map/head/bias': (2,)}, 12)
     assert 'decoder_pred_mask.bias' not in found.dead
     assert found.params.keys() == {'map/head/bias'}
 
@@ -96,7 +101,7 @@ def test_parts_without_effect_are_left_out_and_others_are_not():
     ],
 )
 def test_other_shapes_are_told_and_pass_by_name_only(ours, theirs, shape, found):
-    result = foreign_names.translate({theirs: numbers(*found)}, {ours: shape}, 2)
+    result = translate({theirs: numbers(*found)}, {ours: shape}, 2)
     assert (result.params, result.missing, result.extra) == ({}, [], [])
     message = f'{theirs} is {found}, which does not give {ours} of {shape}'
     assert result.misshapen == {theirs: message}

@@ -180,3 +180,15 @@ def test_a_description_survives_json(saved):
     _, _, description = saved
     exported = dataclasses.replace(description, origin={'step': 3, 'ema': True})
     assert Description.from_json(json.loads(json.dumps(exported.to_json()))) == exported
+
+
+def test_views_are_saved_as_what_they_show(saved, config, tmp_path):
+    """safetensors would write the memory behind a view."""
+    _, params, description = saved
+    turned = jax.tree.map(lambda a: a[::-1] if a.ndim == 1 else a.T.copy().T, params)
+    path = str(tmp_path / 'views.safetensors')
+    empty_text = loader.empty_text(config.data.dir)
+    weights_file.save(path, weights_file.Weights(turned, empty_text, description))
+    found = flat(weights_file.load(path).params)
+    for name, value in flat(turned).items():
+        np.testing.assert_array_equal(found[name], value)
