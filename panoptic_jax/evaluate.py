@@ -104,7 +104,12 @@ def evaluate(
         return
     repeats = scores and config.sample.split == 'train' and folder.is_own
     scores += _score_with_decoder(
-        config, folder, split, indices=indices if repeats else None, devices=devices
+        folder,
+        split,
+        manifest,
+        indices=indices if repeats else None,
+        weights=config.data.autoencoder_weights,
+        devices=devices,
     )
     scores += scores_of_images
     if not scores:
@@ -127,31 +132,31 @@ def _real_images(config: ml_collections.ConfigDict, networks: Networks) -> Any:
 
 
 def _score_with_decoder(
-    config: ml_collections.ConfigDict,
     folder: _Folder,
     split: loader.Split,
+    manifest: Manifest,
     *,
     indices: Sequence[int] | None,
+    weights: str,
     devices: Sequence[jax.Device] | None,
 ) -> list[Score]:
     """The scores that need the data's autoencoder, which is loaded where there are any.
 
     Args:
-      config: Checked.
       folder: What is scored.
       split: The captions' images.
+      manifest: The split's data.
       indices: For each pair the training image that it should repeat; None for no score of that.
+      weights: The path in `config.data.autoencoder_weights`.
       devices: What decodes.
     """
-    manifest, entries = open_manifest(config.data.dir), folder.pairs.entries
+    entries = folder.pairs.entries
     is_scenes = manifest.source['train'].get('source') == 'scenes'
     # Others' pairs may come without captions, and then the oracle has nothing to check.
     captioned = folder.pairs.has_maps and all('caption' in entry for entry in entries)
     if not indices and not (is_scenes and captioned):
         return []
-    autoencoder = load_autoencoder(
-        manifest.autoencoder.name, config.data.autoencoder_weights, devices=devices
-    )
+    autoencoder = load_autoencoder(manifest.autoencoder.name, weights, devices=devices)
     truth = {'manifest': manifest, 'autoencoder': autoencoder}
     scores = []
     if indices:
