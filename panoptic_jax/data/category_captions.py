@@ -5,30 +5,32 @@
 
 import collections
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+
+import numpy as np
 
 # Words of COCO's category names that nobody says, as in 'sky-other-merged' and 'door-stuff'. The
 # text encoder learned from sentences that people wrote.
 _UNSPOKEN = {'merged', 'other', 'stuff'}
 
 
-def caption(segments_info: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> str:
-    """Says what an image shows, the largest area first: 'a picture of person, dog and grass'.
+def caption(ids: np.ndarray, names: Mapping[int, str]) -> str:
+    """Says what a map shows, the largest area first: 'a picture of person, dog and grass'.
 
     Args:
-      segments_info: The panoptic annotation's segments: 'category_id' and 'area' in pixels. Without
-        areas, the annotation's order decides.
-      names: {category id: name}. Segments with other ids are left out.
+      ids: (H, W) uint8 category ids of the map that is stored: an annotation names what the crop
+        cuts away as well.
+      names: {category id: name}. Void and other ids are left out.
     """
-    areas = collections.Counter()
-    for segment in segments_info:
-        category = segment.get('category_id')
+    areas: collections.Counter[str] = collections.Counter()
+    counts = np.bincount(ids.ravel(), minlength=256)
+    for category in np.flatnonzero(counts).tolist():
         if category in names:
             # Categories that share a spoken name count as one.
-            areas[_spoken(names[category])] += segment.get('area', 0)
+            areas[_spoken(names[category])] += int(counts[category])
     if not areas:
         return 'a picture of nothing'
+    # Among equal areas the smaller id comes first.
     *first, last = [name for name, _ in areas.most_common()]
     if not first:
         return f'a picture of {last}'

@@ -34,3 +34,17 @@ class Example(NamedTuple):
     instance: np.ndarray | None  # (H, W)
     captions: list[str]
     image_id: int
+
+
+def taken(available: int, limit: float) -> int:
+    """How many images of a split a source takes, from the first.
+
+    Args:
+      available: The images that it could take.
+      limit: Their number; 0 takes all, and a number between 0 and 1 this share of them, at least
+        one.
+    """
+    if limit == 0:
+        return available
+    wanted = max(1, round(limit * available)) if limit < 1 else int(limit)
+    return min(wanted, available)

@@ -2,19 +2,34 @@
 
 Layout: `{split}/*.jpg` (or png, webp) and their captions. The captions are either in
 `{split}/captions.jsonl`, one line {"file_name", "caption" or "captions"} per image, or in a `.txt`
-file beside each image, with the image's name and one caption per line.
+file beside each image, with the image's name and one caption per line. A line's `file_name` may
+lead into folders below the split's; texts are looked for in the split's own folder alone. Where two
+images differ in their endings alone, the one text of that name holds the captions of both.
 """
 
+import collections
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Sequence
 
+import msgspec
 import numpy as np
 from absl import logging
 from etils import epath
 
-from panoptic_jax.data import pictures
-from panoptic_jax.data.example import Example
+from panoptic_jax.data import picture_files, pictures, text_files
+from panoptic_jax.data.example import Example, taken
+from panoptic_jax.machine import files
+
+
+class _Line(msgspec.Struct):
+    """A line of `captions.jsonl`; where it has both, `captions` counts."""
+
+    file_name: str
+    caption: str | msgspec.UnsetType = msgspec.UNSET
+    # A text is one caption: as a list it would be captions of one letter.
+    captions: str | list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class CaptionedFolder:
@@ -23,6 +38,7 @@ class CaptionedFolder:
     Attributes:
       categories: (), since there are no maps.
       source_ids: {}.
+      available: How many images have a caption, whatever the limit.
       num_captions: (n,) int64, captions per image.
       description: What determines the examples, JSON-able: a hash of names and captions, the split
         and the count. The hash does not cover the picture files.
@@ -34,13 +50,13 @@ class CaptionedFolder:
 
     categories = ()
 
-    def __init__(self, root: str, split: str, limit: int = 0) -> None:
+    def __init__(self, root: str, split: str, limit: float = 0) -> None:
         """Reads the captions of a split.
 
         Args:
           root: The folder that holds a folder of images for each split.
           split: The name of the split's folder.
-          limit: How many images to take, from the first; 0 takes all.
+          limit: How many images to take, from the first; see `taken`.
         """
         self._folder = epath.Path(root) / split
         if not root or not self._folder.is_dir():
@@ -48,26 +64,26 @@ class CaptionedFolder:
                 f'data.root is {root!r}, which has no folder {split}/; it must hold a folder of '
                 'images for each split.'
             )
-        # One listing answers all questions below; in a bucket each question would be a request.
-        files = {path.name: path for path in self._folder.iterdir()}
-        images = sorted(name for name in files if _is_image(name))
-        lines = self._folder / 'captions.jsonl'
-        if lines.name in files:
-            captions = _read_lines(lines)
-            _check_images(self._folder, lines.name, captions, files)
+        # One listing answers all questions below; in a bucket each question would be a request. It
+        # leaves out folders, whatever their names.
+        names = files.sizes_and_times(self._folder)
+        images = sorted(filter(pictures.is_picture, names))
+        if 'captions.jsonl' in names:
+            captions = _read_entries(self._folder, names)
         else:
-            captions = _read_texts(images, files)
+            captions = _read_texts(self._folder, images, names)
         captioned = [name for name in sorted(captions) if captions[name]]
         if not captioned:
             raise ValueError(
                 f'No image of {self._folder} has a caption; give a captions.jsonl, or beside each '
                 'image a .txt of its name.'
             )
-        without = len(images) - len(captioned)
+        without = len(set(images) - set(captioned))
         if without:
             logging.info('%d of %d images of %s have no caption.', without, len(images), split)
         # The limit counts captioned images, so it is what the data set will hold.
-        self._names = captioned[:limit] if limit else captioned
+        self.available = len(captioned)
+        self._names = captioned[: taken(self.available, limit)]
         self.source_ids: dict[int, int] = {}
         self._captions = [captions[name] for name in self._names]
         self.num_captions = np.array([len(own) for own in self._captions])
@@ -79,6 +95,11 @@ class CaptionedFolder:
             'count': len(self._names),
             'captions_sha256': hashlib.sha256(content.encode()).hexdigest(),
         }
+
+    @property
+    def image_paths(self) -> list[epath.Path]:
+        """The files of the images, in order; the evaluation looks at their sizes and times."""
+        return [self._folder / name for name in self._names]
 
     def __len__(self) -> int:
         return len(self._names)
@@ -100,59 +121,51 @@ class CaptionedFolder:
         )
 
 
-def _is_image(name: str) -> bool:
-    return epath.Path(name).suffix.lower() in pictures.SUFFIXES
-
-
-def _check_images(
-    folder: epath.Path,
-    captions_name: str,
-    captions: Mapping[str, Sequence[str]],
-    files: Mapping[str, epath.Path],
-) -> None:
-    # Text files need no check: they are looked up by the images that are there.
-    missing = sorted(captions.keys() - files.keys())
-    if missing:
-        raise FileNotFoundError(
-            f'{folder} lacks {len(missing)} of the {len(captions)} images of '
-            f'{captions_name}, the first {missing[0]}.'
-        )
-
-
-def _read_texts(images: Sequence[str], files: Mapping[str, epath.Path]) -> dict[str, list[str]]:
+def _read_texts(
+    folder: epath.Path, images: Sequence[str], names: Collection[str]
+) -> dict[str, list[str]]:
     """{image's name: captions} of the text files beside the images."""
+    exact, alike = {}, {}
+    # Sorted, so that of 'a.TXT' and 'a.txt' always the same one counts: the latter.
+    for name in sorted(names):
+        path = epath.Path(name)
+        # macOS puts a '._a.txt' beside the 'a.txt' that it copies.
+        if path.suffix.lower() == '.txt' and not name.startswith('.'):
+            exact[path.stem] = alike[_composed(path.stem)] = name
     captions = {}
     for image in images:
-        name = epath.Path(image).with_suffix('.txt').name
-        if name in files:
-            captions[image] = _clean(_read_text(files[name]).splitlines())
+        stem = epath.Path(image).stem
+        name = exact.get(stem) or alike.get(_composed(stem))
+        if name:
+            captions[image] = _clean(text_files.read_lines(folder / name))
     return captions
 
 
-def _read_lines(path: epath.Path) -> dict[str, list[str]]:
-    """{image's name: captions} of a file with one JSON object per line."""
-    captions = {}
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            own = entry['captions'] if 'captions' in entry else [entry['caption']]
-            # Several lines may name one image, each with one of its captions.
-            captions.setdefault(entry['file_name'], []).extend(_clean(own))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+def _read_entries(folder: epath.Path, names: Collection[str]) -> dict[str, list[str]]:
+    """{image's path below the folder: captions} of the file with a JSON object per line."""
+    path = folder / 'captions.jsonl'
+    needs = 'file_name and caption (or captions, a list of texts)'
+    told = collections.defaultdict(list)
+    for number, line in text_files.read_entries(path, _Line, needs):
+        own = line.caption if line.captions is msgspec.UNSET else line.captions
+        if own is msgspec.UNSET:
             raise ValueError(
-                f'{path}, line {number}: {error!r}; each line must be a JSON object with file_name '
-                'and caption (or captions).'
-            ) from error
-    return captions
+                f'{path}, line {number}: it has no caption; each line must be a JSON object with '
+                f'{needs}.'
+            )
+        # Several lines may name one image, each with one of its captions.
+        told[line.file_name] += _clean([own] if isinstance(own, str) else own)
+    fix = f'add them or correct {path.name}'
+    found = picture_files.find_files(folder, [*told], named_in=path, fix=fix)
+    folders = [place for place in found if '/' not in place and place not in names]
+    if folders:
+        raise ValueError(f'{path}: {folders[0]} is a folder of {folder} and no picture.')
+    return dict(zip(found, told.values(), strict=True))
 
 
-def _read_text(path: epath.Path) -> str:
-    try:
-        return path.read_text()
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{path} is no text in UTF-8 ({error}); save it as such.') from error
+def _composed(name: str) -> str:
+    """The name with letters and accents in one: macOS writes them apart."""
+    return unicodedata.normalize('NFC', name)
 
 
 def _clean(captions: Sequence[str]) -> list[str]:

@@ -51,11 +51,17 @@ def fit(example: Example, void_wins: bool = False) -> tuple[np.ndarray, ...]:
     image = fit_image(example.image)
     if example.category is None:
         return image, None, None
-    category = _fit_ids(example.category)
-    instance = _by_size(_fit_ids(example.instance))
+    return image, *fit_map(example.category, example.instance, void_wins)
+
+
+def fit_map(
+    category: np.ndarray, instance: np.ndarray, void_wins: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The map's part of `fit`: (H, W) uint8 category and instance -> (128, 128) uint8 each."""
+    category = _fit_ids(category)
+    instance = _by_size(_fit_ids(instance))
     factor = IMAGE_SIDE // STORED_MAP_SIDE
-    category, instance = bits.min_pool(category, instance, factor, void_wins)
-    return image, category, instance
+    return bits.min_pool(category, instance, factor, void_wins)
 
 
 def _fit_ids(ids: np.ndarray) -> np.ndarray:

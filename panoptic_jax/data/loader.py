@@ -18,14 +18,25 @@ from panoptic_jax.data import shards
 from panoptic_jax.data.manifest import open_manifest
 from panoptic_jax.data.records import Records
 
+EMPTY_TEXT = 'empty_text.npy'
 _THREADS = 2  # more threads wait for Python's lock
 _BATCHES_AHEAD = 4
 
 
 def empty_text(data_dir: str) -> np.ndarray:
-    """(L, D) float16: features of the empty caption, for text dropout and guidance."""
-    content = (epath.Path(data_dir) / 'empty_text.npy').read_bytes()
-    return np.load(io.BytesIO(content))
+    """(L, D) float16: features of the empty caption, for text dropout and guidance.
+
+    Raises:
+      FileNotFoundError: the file is missing.
+      ValueError: the file is damaged.
+    """
+    path = epath.Path(data_dir) / EMPTY_TEXT
+    if not path.exists():
+        raise FileNotFoundError(f'{path} is missing; --mode=prepare makes it again.')
+    try:
+        return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f'{path} is damaged; --mode=prepare makes it again.') from error
 
 
 class Split:
@@ -219,26 +230,16 @@ def _open(data_dir: str, split: str, cache: str) -> tuple[Records, Records]:
             'again with data.validation_split or data.validation_images set.'
         )
     sizes = manifest.splits[split]
-    image_features = shards.image_features(
-        manifest.autoencoder.latent_shape,
-        manifest.autoencoder.has_variance,
-        manifest.stored_map_side,
-    )
-    caption_features = shards.caption_features(manifest.text.tokens, manifest.text.features)
-    images = Records(
-        data_dir=data_dir,
-        dataset='images',
-        split=split,
-        shard_lengths=sizes.image_shards,
-        features=image_features,
-        cache=cache,
-    )
-    captions = Records(
-        data_dir=data_dir,
-        dataset='captions',
-        split=split,
-        shard_lengths=sizes.caption_shards,
-        features=caption_features,
-        cache=cache,
+    lengths = {'images': sizes.image_shards, 'captions': sizes.caption_shards}
+    images, captions = (
+        Records(
+            data_dir=data_dir,
+            dataset=manifest.folder_of(dataset),
+            split=split,
+            shard_lengths=lengths[dataset],
+            features=features,
+            cache=cache,
+        )
+        for dataset, features in shards.features_of(manifest).items()
     )
     return images, captions

@@ -18,6 +18,8 @@ from panoptic_jax.data.facts import AutoencoderFacts, CategoryList, TextFacts
 
 FORMAT = 1  # of the manifest and the records
 CLAIM, SEAL = 'prepare.json', 'manifest.json'  # the first and the last file of a preparation
+DATASETS = ('images', 'captions')
+VERSION = '1.0.0'  # of the data sets, for TFDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,9 @@ class Manifest:
       text: The text encoder that made the text features.
       categories: What the map ids stand for.
       splits: {split: its sizes}.
-      fingerprint: SHA-256 of everything else, see `to_json`.
+      fingerprint: SHA-256 of everything above, see `to_json`.
+      version: Name of the folder in which each data set lies; '' where there is none, as in folders
+        that releases before 0.3.0 prepared.
     """
 
     source: Mapping[str, Mapping[str, Any]]
@@ -78,6 +82,11 @@ class Manifest:
     categories: CategoryList
     splits: Mapping[str, SplitSizes]
     fingerprint: str = ''
+    version: str = ''
+
+    def folder_of(self, dataset: str) -> str:
+        """Where a data set, 'images' or 'captions', lies below the prepared folder."""
+        return f'{dataset}/{self.version}' if self.version else dataset
 
     def to_json(self) -> dict[str, Any]:
         """The content of `manifest.json`."""
@@ -96,6 +105,9 @@ class Manifest:
         }
         # The fingerprint of a file that was read stays, whatever a later version would write.
         content['fingerprint'] = self.fingerprint or _fingerprint(content)
+        # Where the records lie does not change them.
+        if self.version:
+            content['version'] = self.version
         return json.loads(json.dumps(content))
 
     @classmethod
@@ -112,64 +124,8 @@ class Manifest:
             categories=CategoryList.from_json(content['categories']),
             splits={split: SplitSizes.from_json(sizes) for split, sizes in splits},
             fingerprint=content['fingerprint'],
+            version=content.get('version', ''),
         )
-
-
-def make_manifest(
-    sources: Mapping[str, Any],
-    *,
-    autoencoder: AutoencoderFacts,
-    text: TextFacts,
-    images_per_shard: int,
-    void_wins: bool,
-    flips: bool,
-) -> Manifest:
-    """The manifest of a preparation, known before its work starts.
-
-    Args:
-      sources: {split: source of examples}, see `preparation/sources.py`.
-      autoencoder: Facts of the autoencoder.
-      text: Facts of the text encoder.
-      images_per_shard: Images of a full shard.
-      void_wins: Whether void wins the pooling of maps.
-      flips: Whether each training image is stored twice, the second time mirrored.
-    """
-    # Mirrored copies are for training alone: held-out losses stay comparable.
-    splits = {}
-    for split, source in sources.items():
-        copies = 2 if flips and split == 'train' else 1
-        splits[split] = _sizes(source, images_per_shard, copies)
-    train = sources['train']
-    categories = CategoryList.of_source(train.categories, train.source_ids)
-    manifest = Manifest(
-        source={split: source.description for split, source in sources.items()},
-        images_per_shard=images_per_shard,
-        stored_map_side=geometry.STORED_MAP_SIDE if categories.entries else None,
-        void_wins=void_wins,
-        autoencoder=autoencoder,
-        text=text,
-        categories=categories,
-        splits=splits,
-    )
-    return dataclasses.replace(manifest, fingerprint=manifest.to_json()['fingerprint'])
-
-
-def _sizes(source: Any, images_per_shard: int, copies: int) -> SplitSizes:
-    """Sizes of a split whose images lie `images_per_shard` to a shard, in the source's order."""
-    captions = [int(count) for count in source.num_captions]
-    image_shards, caption_shards = [], []
-    for start in range(0, len(source), images_per_shard):
-        images = min(images_per_shard, len(source) - start)
-        image_shards.append(copies * images)
-        # A mirrored image shares the captions of its original.
-        caption_shards.append(sum(captions[start : start + images_per_shard]))
-    return SplitSizes(
-        images=copies * len(source),
-        captions=sum(captions),
-        image_shards=tuple(image_shards),
-        caption_shards=tuple(caption_shards),
-        copies=copies,
-    )
 
 
 def _fingerprint(content: Mapping[str, Any]) -> str:
@@ -181,7 +137,7 @@ def open_manifest(data_dir: str) -> Manifest:
 
     Raises:
       FileNotFoundError: nothing is prepared there, or the preparation has not finished.
-      ValueError: the manifest is of another version.
+      ValueError: the manifest is of another version, or damaged.
     """
     path = epath.Path(data_dir) / SEAL
     if not path.exists():
@@ -191,14 +147,29 @@ def open_manifest(data_dir: str) -> Manifest:
             + ('whose preparation has not finished' if unfinished else 'which has no manifest.json')
             + '; run --mode=prepare with the same config first.'
         )
-    content = json.loads(path.read_text())
-    # Another format may hold the same fields with another meaning.
-    if content['format'] != FORMAT:
+    return read_manifest(path)
+
+
+def read_manifest(path: epath.Path) -> Manifest:
+    """Reads `manifest.json`, or the `prepare.json` that stands there before it.
+
+    Raises:
+      ValueError: the manifest is of another version, or damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+        # Another format may hold the same fields with another meaning.
+        if content['format'] == FORMAT:
+            return Manifest.from_json(content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f'{path} has format {content["format"]}, but this version '
-            f'reads {FORMAT}; run --mode=prepare into another data.dir.'
-        )
-    return Manifest.from_json(content)
+            f'{path} is damaged ({type(error).__name__}: {error}); restore it, or delete the '
+            'folder and run --mode=prepare again.'
+        ) from error
+    raise ValueError(
+        f'{path} has format {content["format"]}, but this version '
+        f'reads {FORMAT}; run --mode=prepare into another data.dir.'
+    )
 
 
 def check_manifest(manifest: Manifest, **expected: Any) -> None:

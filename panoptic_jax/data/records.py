@@ -5,7 +5,7 @@ batches. `data/shard_copies.py` copies the shards of a bucket to the disk, where
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,6 +19,19 @@ from panoptic_jax.data.shards import shard_path
 _SHIFT = 64  # bytes; all numbers of a record take less, so no value lies further off
 
 _Feature = type(tf_example_pb2.Example().features.feature['any'])
+
+
+class _Stretch(NamedTuple):
+    """A part of a file, as ArrayRecord's source takes it.
+
+    It spares the source from opening every file again to count its records. A path alone would do
+    so, and be searched for brackets.
+    """
+
+    filename: str
+    skip: int
+    take: int
+    examples_in_shard: int
 
 
 class Records:
@@ -38,7 +51,7 @@ class Records:
 
         Args:
           data_dir: A prepared folder.
-          dataset: 'images' or 'captions'.
+          dataset: Folder of a data set there, see `shards.shard_path`.
           split: 'train' or 'validation'.
           shard_lengths: How many records each shard holds.
           features: What a record holds, see `shards.image_features`.
@@ -56,9 +69,8 @@ class Records:
         paths = local_copies(originals, cache)
         instructions = []
         for path, original, length in zip(paths, originals, shard_lengths, strict=True):
-            _check_shard(path, original, length)
-            # The suffix spares the source from opening every file again to count its records.
-            instructions.append(f'{path}[0:{length}]')
+            check_shard(path, original, length)
+            instructions.append(_Stretch(str(path), skip=0, take=length, examples_in_shard=length))
         self._source = array_record_data_source.ArrayRecordDataSource(instructions)
         self._features = features
         self._paths = list(zip(paths, originals, strict=True))
@@ -173,7 +185,18 @@ def _parse(features: tfds.features.FeaturesDict, record: bytes) -> dict[str, Any
     return values
 
 
-def _check_shard(path: epath.Path, original: epath.Path, length: int) -> None:
+def check_shard(path: epath.Path, original: epath.Path, length: int) -> None:
+    """Opens a shard, without a look at its records.
+
+    Args:
+      path: A local file.
+      original: What the file is a copy of; the same path where it is no copy.
+      length: Number of records that it must hold.
+
+    Raises:
+      FileNotFoundError: it is missing.
+      ValueError: it is broken off, or holds another number of records.
+    """
     if not path.exists():
         raise FileNotFoundError(missing_shard(path))
     try:

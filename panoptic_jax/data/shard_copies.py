@@ -41,7 +41,8 @@ def local_copies(paths: Sequence[epath.Path], cache: str = '') -> list[epath.Pat
 
     Raises:
       FileNotFoundError: a shard is missing.
-      ValueError: the disk is too small, or a shard changed while it was copied.
+      ValueError: the disk is too small, the folder cannot be written, or a shard changed while it
+        was copied.
     """
     # A local shard is read where it lies.
     if not paths or not files.is_remote(paths[0]):
@@ -51,10 +52,14 @@ def local_copies(paths: Sequence[epath.Path], cache: str = '') -> list[epath.Pat
     if missing:
         raise FileNotFoundError(missing_shard(missing[0]))
     folder = _folder(paths[0].parent, cache)
-    folder.mkdir(parents=True, exist_ok=True)
+    lock_path = folder.with_name(f'{folder.name}.lock')
+    with files.explaining(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(lock_path, 'w')  # noqa: SIM115 - closed below
     # Several processes of one machine share the copies: one process copies while the others wait.
-    with open(folder.with_name(f'{folder.name}.lock'), 'w') as lock:
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        files.remove_unfinished(folder)
         copies = _versions(folder)
         outdated = {}
         for path in paths:
@@ -89,14 +94,13 @@ def _copy_all(originals: Mapping[epath.Path, _Version], folder: Path) -> None:
 
 def _copy(path: epath.Path, version: _Version, folder: Path) -> None:
     """Copies one original, so that its copy gets the final name only when it is whole."""
-    unfinished = folder / f'{path.name}.tmp'
-    files.download(path, unfinished)
-    if unfinished.stat().st_size != version.size:
-        unfinished.unlink()
-        raise ValueError(f'Shard {path} changed while it was copied; start again.')
-    # The original's time is what the next run compares.
-    os.utime(unfinished, (version.changed, version.changed))
-    unfinished.replace(folder / path.name)
+    copy = folder / path.name
+    with files.explaining(copy, version.size), files.appearing(copy) as unfinished:
+        files.download(path, unfinished)
+        if os.path.getsize(unfinished) != version.size:
+            raise ValueError(f'Shard {path} changed while it was copied; start again.')
+        # The original's time is what the next run compares.
+        os.utime(unfinished, (version.changed, version.changed))
 
 
 def _megabytes(version: _Version) -> int:
@@ -107,7 +111,7 @@ def _megabytes(version: _Version) -> int:
 def missing_shard(path: epath.Path) -> str:
     """The sentence for a shard that is missing."""
     return (
-        f'Shard {path} is missing; restore it, or delete the folder and run --mode=prepare again.'
+        f'Shard {path} is missing; restore it, or run --mode=prepare again, which makes what lacks.'
     )
 
 

@@ -1,6 +1,6 @@
 """Writing prepared records to disk: two TFDS data sets of ArrayRecord shards.
 
-`{data_dir}/images` and `{data_dir}/captions` each open with `tfds.builder_from_directory`. Captions
+`tfds.data_source('images', data_dir=data_dir)` opens one of them, and so does 'captions'. Captions
 lie apart from images and uncompressed, because training reads one of an image's five captions: this
 is ten times faster than one fat record. ArrayRecord writes local files only, so a shard that goes
 to a bucket is written to the disk first. `preparation/shard_records.py` makes the records, and
@@ -19,9 +19,25 @@ from array_record.python import array_record_module
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
+from panoptic_jax.data.manifest import VERSION, Manifest
 from panoptic_jax.machine import files
 
+METADATA = ('dataset_info.json', 'features.json')  # TFDS's files in the folder of a data set
 _FILE_TYPE = 'array_record'
+_WRITER_OPTIONS = 'group_size:1,uncompressed'
+_BLOCK, _BLOCK_HEADER = 65536, 24  # bytes
+_AROUND_RECORD = 180  # bytes, measured
+
+
+def features_of(manifest: Manifest) -> dict[str, tfds.features.FeaturesDict]:
+    """What the records of both data sets of a prepared folder hold, images first."""
+    autoencoder, text = manifest.autoencoder, manifest.text
+    return {
+        'images': image_features(
+            autoencoder.latent_shape, autoencoder.has_variance, manifest.stored_map_side
+        ),
+        'captions': caption_features(text.tokens, text.features),
+    }
 
 
 def image_features(
@@ -88,13 +104,30 @@ def shard_path(*, data_dir: str, dataset: str, split: str, index: int, count: in
 
     Args:
       data_dir: Folder of both data sets.
-      dataset: 'images' or 'captions'.
+      dataset: Folder of one of them, see `Manifest.folder_of`: 'images/1.0.0', or 'images'.
       split: 'train' or 'validation'.
       index: Which shard of the split.
       count: How many shards the split has.
     """
-    name = f'{dataset}-{split}.{_FILE_TYPE}-{index:05d}-of-{count:05d}'
+    name = f'{_name(dataset)}-{split}.{_FILE_TYPE}-{index:05d}-of-{count:05d}'
     return epath.Path(data_dir) / dataset / name
+
+
+def _name(dataset: str) -> str:
+    """The name of a data set, given its folder."""
+    return dataset.partition('/')[0]
+
+
+def shard_bytes(record_bytes: int, records: int) -> int:
+    """About how many bytes a shard takes, within one block of 64 kB.
+
+    Args:
+      record_bytes: Bytes of all its records together, as far as arrays go.
+      records: Their number.
+    """
+    # ArrayRecord begins with a block of its own and fills the last one. Each record has a header
+    # and the names of its fields around its arrays.
+    return (2 + (record_bytes + records * _AROUND_RECORD) // (_BLOCK - _BLOCK_HEADER)) * _BLOCK
 
 
 def write_shard(
@@ -112,29 +145,43 @@ def write_shard(
       examples: The records, {name: value} each.
     """
     with _appearing(path) as unfinished:
-        writer = array_record_module.ArrayRecordWriter(unfinished, 'group_size:1,uncompressed')
-        for example in examples:
-            # TFDS leaves the order of a record's keys to chance, which differs between processes.
-            # A restart must give the same bytes, so the record is serialized once more, in order.
-            record = tf_example_pb2.Example.FromString(features.serialize_example(example))
-            writer.write(record.SerializeToString(deterministic=True))
-        writer.close()
+        # A shard for a bucket fills the disk of this machine first.
+        place = unfinished if files.is_remote(path) else path
+        with files.explaining(place):
+            writer = array_record_module.ArrayRecordWriter(unfinished, _WRITER_OPTIONS)
+        size = 0
+        try:
+            for example in examples:
+                # TFDS leaves the order of a record's keys to chance, which differs between
+                # processes. A restart must give the same bytes, so the record is serialized once
+                # more, in order.
+                record = tf_example_pb2.Example.FromString(features.serialize_example(example))
+                content = record.SerializeToString(deterministic=True)
+                size += len(content)
+                writer.write(content)
+                # The writer keeps its error to itself until it is closed.
+                if not writer.ok():
+                    break
+        except BaseException:
+            with contextlib.suppress(RuntimeError):
+                writer.close()
+            raise
+        with files.explaining(place, size):
+            writer.close()
 
 
 @contextlib.contextmanager
 def _appearing(path: epath.Path) -> Iterator[str]:
     """The name of a local file to write, which becomes `path` unless there is an exception."""
-    if files.is_remote(path):
-        # A bucket shows an object only once all of it has arrived, so no temporary name is needed.
-        with tempfile.TemporaryDirectory(prefix='panoptic_jax_shard_') as folder:
-            unfinished = os.path.join(folder, path.name)
+    if not files.is_remote(path):
+        with files.appearing(path) as unfinished:
             yield unfinished
-            files.upload(unfinished, path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + '.tmp')
-    yield os.fspath(unfinished)
-    unfinished.replace(path)
+    # A bucket shows an object only once all of it has arrived, so no temporary name is needed.
+    with tempfile.TemporaryDirectory(prefix='panoptic_jax_shard_') as folder:
+        unfinished = os.path.join(folder, path.name)
+        yield unfinished
+        files.upload(unfinished, path)
 
 
 def write_metadata(
@@ -145,11 +192,11 @@ def write_metadata(
     shard_lengths: Mapping[str, Sequence[int]],
     description: str,
 ) -> None:
-    """Adds TFDS's own description, so that `tfds.builder_from_directory` opens the data set.
+    """Adds TFDS's own description, so that TFDS opens the data set.
 
     Args:
       data_dir: Folder of both data sets.
-      dataset: 'images' or 'captions'.
+      dataset: Folder of one of them, see `shard_path`.
       features: The features that the shards were written with.
       shard_lengths: {split: records per shard}; every shard must exist.
       description: A sentence for `dataset_info.json`.
@@ -167,7 +214,7 @@ def write_metadata(
             )
             num_bytes += sizes[path.name]
         template = tfds.core.ShardedFileTemplate(
-            data_dir=directory, dataset_name=dataset, split=split, filetype_suffix=_FILE_TYPE
+            data_dir=directory, dataset_name=_name(dataset), split=split, filetype_suffix=_FILE_TYPE
         )
         info = tfds.core.SplitInfo(
             name=split,
@@ -176,11 +223,12 @@ def write_metadata(
             filename_template=template,
         )
         split_infos.append(info)
-    tfds.folder_dataset.write_metadata(
-        data_dir=directory,
-        features=features,
-        split_infos=split_infos,
-        version='1.0.0',
-        description=description,
-        check_data=False,  # the check would read through TensorFlow
-    )
+    with files.explaining(directory):
+        tfds.folder_dataset.write_metadata(
+            data_dir=directory,
+            features=features,
+            split_infos=split_infos,
+            version=VERSION,
+            description=description,
+            check_data=False,  # the check would read through TensorFlow
+        )

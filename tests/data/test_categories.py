@@ -86,9 +86,13 @@ def test_remap_refuses_long_and_ambiguous_lists():
 
 def test_categories_are_named_as_people_say_them():
     names = {1: 'person', 2: 'sky-other-merged', 3: 'traffic_light', 4: 'wall-brick', 5: 'other'}
-    sizes = ((2, 50), (1, 30), (3, 20), (1, 25), (9, 99), (4, 5), (5, 1))
-    segments = [{'category_id': number, 'area': area} for number, area in sizes]
+    sizes = {0: 200, 2: 50, 1: 55, 3: 20, 9: 99, 4: 5, 5: 1}
+    ids = np.repeat(np.array([*sizes], np.uint8), [*sizes.values()])
+    ids = np.random.default_rng(0).permutation(ids).reshape(2, -1)
     expected = 'a picture of person, sky, traffic light, wall brick and other'
-    assert category_captions.caption(segments, names) == expected
-    assert category_captions.caption(segments[:1], names) == 'a picture of sky'
-    assert category_captions.caption([], names) == 'a picture of nothing'
+    assert category_captions.caption(ids, names) == expected
+    assert category_captions.caption(ids[ids == 2], names) == 'a picture of sky'
+    assert category_captions.caption(ids[ids == 0], names) == 'a picture of nothing'
+    # What people call by one name counts together.
+    names[3] = 'sky'
+    assert category_captions.caption(ids, names).startswith('a picture of sky, person, wall')

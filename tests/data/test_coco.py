@@ -1,13 +1,14 @@
 """A COCO folder as a source of examples: what it gives, and what it refuses."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from panoptic_jax.data import panoptic_png
+from panoptic_jax.data import geometry, panoptic_png
 from panoptic_jax.data.coco import CocoPanoptic
 
 
@@ -188,35 +189,96 @@ def test_a_list_of_categories_may_lie_in_another_file(bare_folder):
         CocoPanoptic(str(bare_folder), 'tiny', categories='nowhere.json')
 
 
-def test_captions_may_be_made_of_what_the_maps_show(bare_folder):
+@pytest.mark.parametrize('void_wins', [False, True])
+def test_captions_may_be_made_of_what_the_stored_maps_show(bare_folder, void_wins):
     path = bare_folder / 'categories.json'
-    source = CocoPanoptic(str(bare_folder), 'tiny', categories=str(path), captions='categories')
+    source = CocoPanoptic(
+        str(bare_folder),
+        'tiny',
+        categories=str(path),
+        captions='categories',
+        void_wins=void_wins,
+    )
     assert source.num_captions.tolist() == [1] * len(source)
     names = {category.id: category.name for category in source.categories}
     for i in range(len(source)):
         example = source[i]
-        ids, areas = np.unique(example.category[example.category > 0], return_counts=True)
+        _, stored, _ = geometry.fit(example, void_wins=void_wins)
+        ids, areas = np.unique(stored[stored > 0], return_counts=True)
         *first, last = [names[ids[k]] for k in np.argsort(-areas, kind='stable')]
         expected = f'{", ".join(first)} and {last}' if first else last
         assert example.captions == [f'a picture of {expected}']
+        # The dogs are at the right edge, which the central square lacks.
+        assert 'dog' not in expected
+        assert 'dog' in [names[number] for number in np.unique(example.category) if number]
+    # Data that were prepared with other captions must not pass for these.
+    assert source.description['captions_sha256'] == 'categories of the stored maps'
 
 
-def test_image_ids_may_be_names(folder):
-    annotations = folder / 'annotations'
-    for file, key in (('panoptic', 'images'), ('panoptic', 'annotations'), ('captions', None)):
-        path = annotations / f'{file}_tiny.json'
-        content = json.loads(path.read_text())
-        field = 'id' if key == 'images' else 'image_id'
-        for entry in content[key or 'annotations']:
-            entry[field] = f'street_{entry[field]}'
-        write_json(path, content)
+def turn(path, orientation):
+    """Marks a picture file as taken with the camera held in another way."""
+    picture = Image.open(path)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(path, exif=exif, quality=95)
+
+
+@pytest.mark.parametrize('orientation', [3, 6, 8])
+def test_a_photograph_turns_where_its_map_fits_the_turned_one(folder, orientation):
+    picture = folder / 'tiny' / '000000000000.jpg'
+    colours = folder / 'annotations' / 'panoptic_tiny' / '000000000000.png'
+    if orientation != 3:
+        Image.open(colours).transpose(Image.Transpose.ROTATE_90).save(colours)
+    turn(picture, orientation)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(picture)))
+    example = CocoPanoptic(str(folder), 'tiny')[0]
+    np.testing.assert_array_equal(example.image, upright)
+    assert example.category.shape == upright.shape[:2]
+
+
+def test_photographs_whose_maps_fit_the_stored_ones_are_kept_and_counted(tmp_path, caplog):
+    write_folder(tmp_path, count=12)
+    pictures = sorted((tmp_path / 'tiny').iterdir())
+    for picture in pictures:
+        turn(picture, 6)
+    source = CocoPanoptic(str(tmp_path), 'tiny')
+    with caplog.at_level(logging.INFO):
+        for i in [0, 0, *range(12)]:
+            stored = np.asarray(Image.open(pictures[i]))
+            np.testing.assert_array_equal(source[i].image, stored)
+    told = [record.getMessage().split(',')[0] for record in caplog.records]
+    assert told == ['1 images of tiny so far', '10 images of tiny so far']
+    Image.new('RGB', (41, 60)).save(pictures[0])
+    with pytest.raises(ValueError, match=r'has 41x60 pixels and .* 60x40; both must be originals'):
+        source[0]
+
+
+@pytest.mark.parametrize('mode', ['RGBA', 'P', 'L', 'I;16', 'JPEG'])
+def test_maps_are_rgb_or_are_refused(folder, mode):
+    path = folder / 'annotations' / 'panoptic_tiny' / '000000000001.png'
+    expected = CocoPanoptic(str(folder), 'tiny')[1]
+    colours = Image.open(path)
+    if mode == 'JPEG':
+        colours.save(path, 'JPEG')
+    elif mode == 'RGBA':
+        colours.putalpha(Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60), 'u1')))
+        colours.save(path)
+    elif mode == 'P':
+        colours.quantize(16).save(path)  # five colours, so none is lost
+    else:
+        Image.fromarray(np.asarray(colours)[..., 0].astype('u2' if '16' in mode else 'u1')).save(
+            path
+        )
     source = CocoPanoptic(str(folder), 'tiny')
-    assert [source[i].image_id for i in range(3)] == [0, 1, 2]
-    assert source.num_captions.tolist() == [1, 2, 3]
+    if mode in ('RGBA', 'P'):
+        np.testing.assert_array_equal(source[1].category, expected.category)
+        return
+    with pytest.raises(ValueError, match=r'000000000001\.png'):
+        source[1]
 
 
 def test_a_categories_file_of_another_form_is_refused(folder):
     for content in ({'categories': []}, [{'id': 3, 'name': 'cat'}], [3]):
         write_json(folder / 'categories.json', content)
-        with pytest.raises(ValueError, match=r'categories\.json: .* needs? id, name and isthing'):
+        with pytest.raises(ValueError, match=r'categories\.json.* (id, name and|an object)'):
             CocoPanoptic(str(folder), 'tiny', categories=str(folder / 'categories.json'))

@@ -1,5 +1,7 @@
 """Shards: TFDS opens them, equal records give equal bytes, and damage is named."""
 
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -166,7 +168,26 @@ def test_interrupted_shard_has_no_final_name(tmp_path):
     path = shard_path(tmp_path, 0, 1)
     with pytest.raises(RuntimeError, match='stop'):
         shards.write_shard(path, features(), broken())
-    assert not path.exists()
+    assert not [*path.parent.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ('data_dir', 'place'), [('', 'images/images-train'), ('gs://bucket', 'panoptic_jax_shard_')]
+)
+def test_a_disk_that_refuses_a_shard_is_named(tmp_path, monkeypatch, data_dir, place):
+    """A shard for a bucket is written to the folder for temporary files first."""
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
+    path = shard_path(data_dir or tmp_path, 0, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(ValueError, match=f'{tmp_path}/{place}.*00000-of-00001 is larger than'):
+            shards.write_shard(path, features(), (image_record(i) for i in range(3)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not [path for path in tmp_path.rglob('*') if path.is_file()]
 
 
 @pytest.fixture
