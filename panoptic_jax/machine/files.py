@@ -3,16 +3,26 @@
 A bucket knows neither rename nor append, but it shows an object only once all of it has arrived.
 Paths are those of `etils.epath`; this module adds what they lack in buckets. `data/shards.py`
 writes shards, `weights/checkpoint.py` checkpoints, and `logs/json_lines.py` logs that grow.
-Credentials come from the environment.
+`explained`, from `machine/disk.py`, says what disks refuse. Credentials come from the environment.
 """
 
+import contextlib
 import json
 import os
+import secrets
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import fsspec
 from etils import epath
+
+# Handed on: who works with files needs this module alone.
+from panoptic_jax.machine.disk import explained as explained
+from panoptic_jax.machine.disk import explaining
+
+_OF_PATTERNS = frozenset('*?[]')
+UNFINISHED = '.tmp'  # ends the names of files that are being written
 
 
 def is_remote(path: epath.PathLike) -> bool:
@@ -27,14 +37,17 @@ def connect(*paths: epath.PathLike) -> None:
       *paths: Any paths. Local paths, empty ones and those of the Hub (hf://) need nothing.
 
     Raises:
-      ValueError: a path has another scheme than gs://, gcsfs is missing, or a bucket cannot be
-        reached.
+      ValueError: a path has another scheme than gs://, gcsfs is missing, a bucket cannot be
+        reached, or its tools would take the path for a pattern.
     """
     remote = [path for path in map(os.fspath, paths) if is_remote(path)]
     remote = [path for path in remote if not path.startswith('hf://')]
     for path in remote:
         if not path.startswith('gs://'):
             raise ValueError(f'{path} is neither a local path nor one of a bucket, gs://NAME/PATH.')
+        # gcsfs and Google's tools take such a path for a pattern.
+        if set(path) & _OF_PATTERNS:
+            raise ValueError(f'{path} has one of *?[] in its name; choose a folder without.')
     if remote:
         # With a cache of listings gcsfs would not see what other processes write and delete, nor
         # what TensorStore does in this process.
@@ -61,18 +74,77 @@ def _require_bucket(bucket: str) -> None:
 
 
 def write_whole(path: epath.PathLike, content: bytes | str) -> None:
-    """Writes a file; a kill at any time leaves either the old file or the new one."""
-    path = epath.Path(path)
+    """Writes a file; a kill at any time leaves either the old file or the new one.
+
+    Raises:
+      ValueError: the disk is full or refuses the file, see `explained`; nothing is left.
+    """
     content = content.encode() if isinstance(content, str) else content
     if is_remote(path):
         # Not through `open`, which would complete the object when an exception passes through it.
         storage, name = _storage(path)
-        storage.pipe_file(name, content)
+        with explaining(path):
+            storage.pipe_file(name, content)
         return
-    # A rename within one folder either happens or does not.
-    unfinished = path.with_name(path.name + '.tmp')
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+    with (
+        explaining(path, len(content)),
+        appearing(path) as unfinished,
+        open(unfinished, 'wb') as file,
+    ):
+        file.write(content)
+
+
+@contextlib.contextmanager
+def appearing(path: epath.PathLike) -> Iterator[str]:
+    """Gives the name of a file to write, which becomes `path` at the end, unless something fails.
+
+    Nobody else has the name, so that several processes may write the same file. It ends in
+    `UNFINISHED`. A kill leaves the unfinished file; `remove_unfinished` clears up after it.
+    Whoever writes explains its own errors, see `explaining`.
+
+    Args:
+      path: A local path. Its folder is made if it is missing.
+
+    Raises:
+      ValueError: the folder cannot be made or used.
+    """
+    path = os.fspath(path)
+    unfinished = f'{path}.{secrets.token_hex(4)}{UNFINISHED}'
+    with explaining(path):
+        os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    try:
+        yield unfinished
+        with explaining(path):
+            # A rename within one folder either happens or does not.
+            os.replace(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished)
+        raise
+
+
+def remove_unfinished(folder: epath.PathLike) -> None:
+    """Removes what killed processes left unfinished in a local folder, but not below it.
+
+    Only who is the only writer there may call it, see `machine/writer_lock.py`.
+    """
+    if is_remote(folder) or not os.path.isdir(folder):
+        return
+    with explaining(folder), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(UNFINISHED) and entry.is_file(follow_symlinks=False):
+                os.unlink(entry.path)
+
+
+def write_new(path: epath.PathLike, content: str) -> bool:
+    """Writes a file of a bucket unless there is one; returns whether it did."""
+    storage, name = _storage(path)
+    with explaining(path):
+        try:
+            storage.pipe_file(name, content.encode(), mode='create')
+        except FileExistsError:
+            return False
+    return True
 
 
 def write_json(path: epath.PathLike, content: Any) -> None:
@@ -83,7 +155,8 @@ def write_json(path: epath.PathLike, content: Any) -> None:
 def upload(local: epath.PathLike, path: epath.PathLike) -> None:
     """Copies a local file into a bucket, as one object that appears when all of it is there."""
     storage, name = _storage(path)
-    storage.put_file(os.fspath(local), name)
+    with explaining(path):
+        storage.put_file(os.fspath(local), name)
 
 
 def download(path: epath.PathLike, local: epath.PathLike) -> None:

@@ -17,6 +17,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from panoptic_jax.machine import jobs
+from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 
 _JOIN_SECONDS = 300
 # How long a finished process waits for the others, of which process 0 has more to do at the end.
@@ -108,7 +109,9 @@ def deal(row: Callable[[int], Any], count: int) -> np.ndarray:
     return in_order[:count].view(own.dtype).reshape(count, *own.shape[1:])
 
 
-def wait_for(done: Callable[[], bool], what: str) -> None:
+def wait_for(
+    done: Callable[[], bool], what: str, interruption: Interruption = UNINTERRUPTED
+) -> None:
     """Waits until `done()`, which another process brings about.
 
     There is no time limit: when another process ends, JAX ends this one after about 100 s.
@@ -116,30 +119,51 @@ def wait_for(done: Callable[[], bool], what: str) -> None:
     Args:
       done: Called about once a second; True ends the waiting.
       what: Names what is awaited, for the log.
+      interruption: Ends the waiting, too.
+
+    Raises:
+      Interrupted: the interruption was asked for.
     """
     last_line = time.monotonic()
     while not done():
+        interruption.leave_if_asked()
         time.sleep(_POLL_SECONDS)
         if time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
             last_line = time.monotonic()
             logging.info('Waiting for %s.', what)
 
 
-def leave_failed_job(message: str = '') -> None:
-    """Ends this process with exit code 1 if it is part of a job; call it after an error.
+def leave_together() -> None:
+    """Leaves the job, once all its processes do so; a process without a job goes on.
+
+    For work that an interruption ends everywhere. Process 0 must not go first: JAX would abort the
+    others. Where they do not come, the interruption's limit ends this process.
+    """
+    if not jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.shutdown()
+    except RuntimeError as error:
+        # All that was to be saved is saved, whatever happened to the others.
+        logging.warning('The other processes did not leave the job with this one: %s', error)
+
+
+def leave_failed_job(message: str = '', code: int = 1) -> None:
+    """Ends this process at once if it is part of a job; call it after an error.
 
     Args:
       message: Printed to stderr before the end.
+      code: The exit code.
     """
     # A regular exit would wait for processes that do not know of the error. Then it would abort
     # with a stack trace, and nobody would find the message above it.
     if jax.distributed.is_initialized():
-        _leave(message)
+        _leave(message, code)
 
 
-def _leave(sentence: str = '') -> None:
+def _leave(sentence: str = '', code: int = 1) -> None:
     if sentence:
         print(sentence, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)

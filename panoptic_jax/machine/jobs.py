@@ -42,7 +42,7 @@ def find(retry_seconds: float = 1.0) -> Job | None:
       retry_seconds: Pause before a TPU's metadata server that did not answer is asked again.
 
     Raises:
-      ValueError: some of `NAMES` are set and others not, or a TPU's metadata cannot be read.
+      ValueError: `NAMES` are set in part or to no numbers, or a TPU's metadata cannot be read.
     """
     return _named() or _tpu(retry_seconds) or _slurm() or _open_mpi()
 
@@ -55,7 +55,12 @@ def _named() -> Job | None:
     if not all(values):
         missing = ', '.join(name for name, value in zip(NAMES, values, strict=True) if not value)
         raise ValueError(f'{missing} is not set; set all of {", ".join(NAMES)}, or none.')
-    address, count, index = values[0], int(values[1]), int(values[2])
+    address, count, index = values[0], *map(_number, NAMES[1:], values[1:])
+    if not 0 <= index < count:
+        raise ValueError(
+            f'{NAMES[2]} is {index} and {NAMES[1]} is {count}; it must be from 0 to one less than '
+            'the number of processes.'
+        )
     arguments = {'coordinator_address': address, 'num_processes': count, 'process_id': index}
     # Under srun JAX would give each process one GPU, also where a process has the whole host.
     if 'SLURM_STEP_NUM_TASKS' in os.environ:
@@ -66,6 +71,12 @@ def _named() -> Job | None:
         command='start the same command on every host',
         arguments=arguments,
     )
+
+
+def _number(name: str, value: str) -> int:
+    if not value.strip().isdecimal():
+        raise ValueError(f'{name} is {value!r}; it must be a whole number.')
+    return int(value)
 
 
 def _tpu(retry_seconds: float) -> Job | None:

@@ -12,6 +12,7 @@ import jax
 from etils import epath
 
 from panoptic_jax.machine import files, hosts
+from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 
 Part = TypeVar('Part')
 
@@ -60,13 +61,36 @@ class WorkFolder(NamedTuple):
             self.path.mkdir(parents=True, exist_ok=True)
             files.write_json(claim, promise)
             return True
-        # The claim may be gone once the seal, which then repeats it, is there.
-        promised = claim if claim.exists() else self.path / self.seal
-        check(json.loads(promised.read_text()))
+        check(self.promise())
         return not self.is_finished()
 
+    def promise(self) -> dict[str, Any] | None:
+        """What the folder was claimed for; None where nobody has claimed it.
+
+        Raises:
+          ValueError: the file is damaged.
+        """
+        if not self.is_begun():
+            return None
+        claim = self.path / self.claim
+        # The claim may be gone once the seal, which then repeats it, is there.
+        path = claim if claim.exists() else self.path / self.seal
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f'{path} is damaged ({error}); restore it, or delete the folder {self.path}.'
+            ) from error
+        if not isinstance(content, dict):
+            raise ValueError(f'{path} is none of ours; restore it, or delete {self.path}.')
+        return content
+
     def wait_for_parts(
-        self, parts: Sequence[Part], present: Callable[[], Collection[Part]], what: str
+        self,
+        parts: Sequence[Part],
+        present: Callable[[], Collection[Part]],
+        what: str,
+        interruption: Interruption = UNINTERRUPTED,
     ) -> bool:
         """Waits until the processes of the job have made all parts.
 
@@ -74,16 +98,17 @@ class WorkFolder(NamedTuple):
           parts: All parts of the job.
           present: Lists the parts that are there.
           what: Names the parts for the log, such as 'the shards of other processes'.
+          interruption: Ends the waiting, too.
 
         Returns:
           Whether this process has to finish the folder. It is the first one; the other processes
           have waited until the folder was finished.
         """
         if jax.process_index():
-            hosts.wait_for(self.is_finished, f'process 0 to finish {self.path}')
+            hosts.wait_for(self.is_finished, f'process 0 to finish {self.path}', interruption)
             return False
         # Parts are listed again and again: other processes do not report what they finish.
-        hosts.wait_for(lambda: set(present()) >= set(parts), what)
+        hosts.wait_for(lambda: set(present()) >= set(parts), what, interruption)
         return True
 
 

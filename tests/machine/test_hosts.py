@@ -1,5 +1,6 @@
 """Several processes on one machine: sharing work, and ends that others can read."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -9,9 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_prepare import contents, make_config
+from test_prepare import contents, make_config, prepared  # noqa: F401 - a fixture
 
-from panoptic_jax import prepare
 from panoptic_jax.machine import hosts, jobs
 
 ROOT = Path(__file__).parents[2]
@@ -22,21 +22,22 @@ def start_process(index, port, code):
     environment = {
         'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
         'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': '--xla_backend_optimization_level=0',
         'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
         'JAX_NUM_PROCESSES': '2',
         'JAX_PROCESS_ID': str(index),
     }
-    code = f'from panoptic_jax.machine import hosts; {code}'
+    code = f'from panoptic_jax.machine import hosts\n{code}'
     return subprocess.Popen(
         [sys.executable, '-c', code], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
 
 
-def run_both(port, code):
-    """Runs `code` in both processes, which have to succeed."""
+def run_both(port, code, exit_code=0):
+    """Runs `code` in both processes, which have to succeed, or to leave as is expected."""
     processes = [start_process(index, port, code) for index in (0, 1)]
     errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    assert [process.returncode for process in processes] == [exit_code] * 2, errors
 
 
 def free_port():
@@ -50,14 +51,34 @@ def port():
     return free_port()
 
 
-def test_two_processes_leave_the_bytes_of_one(tmp_path, port):
-    prepare.prepare(make_config(tmp_path / 'alone'))
-    code = (
-        'hosts.start(); from test_prepare import *; '
-        f'prepare.prepare(make_config(Path({str(tmp_path / "data")!r})))'
-    )
-    run_both(port, code)
-    assert contents(tmp_path / 'data') == contents(tmp_path / 'alone')
+# A preparation of two processes, of which the second may get a SIGTERM with its first shard.
+PREPARE = """
+import json, os, signal, sys
+import ml_collections
+from panoptic_jax import main
+from panoptic_jax.data import scenes
+get = scenes.Scenes.__getitem__
+def tell(self, i):
+    if i == 4 and TOLD:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return get(self, i)
+scenes.Scenes.__getitem__ = tell
+sys.exit(main.run_mode('prepare', ml_collections.ConfigDict(json.loads(CONFIG)), None))
+"""
+
+
+def test_two_processes_end_together_go_on_and_leave_the_bytes_of_one(
+    prepared,  # noqa: F811 - the fixture
+    tmp_path,
+    port,
+):
+    settings = json.dumps(make_config(tmp_path / 'data').to_dict())
+    code = PREPARE.replace('CONFIG', repr(settings))
+    run_both(port, code.replace('TOLD', 'True'), exit_code=75)
+    assert not [*tmp_path.rglob('*.tmp')]
+    assert not (tmp_path / 'data' / 'manifest.json').exists()
+    run_both(free_port(), code.replace('TOLD', 'False'))
+    assert contents(tmp_path / 'data') == contents(prepared)
 
 
 @pytest.mark.parametrize('index', [0, 1])

@@ -53,6 +53,19 @@ def test_variables_name_a_job(find):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ('count', 'index', 'sentence'),
+    [
+        ('four', '2', "JAX_NUM_PROCESSES is 'four'; it must be a whole number"),
+        ('4', '-1', "JAX_PROCESS_ID is '-1'; it must be a whole number"),
+        ('4', '4', 'JAX_PROCESS_ID is 4 and JAX_NUM_PROCESSES is 4; it must be from 0 to'),
+    ],
+)
+def test_numbers_that_name_no_job_are_refused(find, count, index, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        find(**NAMED | {'JAX_NUM_PROCESSES': count, 'JAX_PROCESS_ID': index})
+
+
 def test_a_named_job_under_srun_takes_the_whole_host(find):
     gpus = {'SLURM_STEP_NUM_TASKS': '4', 'CUDA_VISIBLE_DEVICES': EIGHT}
     job = find(**NAMED, **gpus, SLURM_STEP_TASKS_PER_NODE='1(x4)', SLURM_LOCALID='0')
