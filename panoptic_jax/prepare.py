@@ -1,62 +1,132 @@
 """`--mode=prepare`: images, maps and captions of a source become encoded shards.
 
 The shard is the unit of work. A restart repeats unfinished shards only and gives the same bytes;
-several processes share the shards. `preparation/sources.py` says which sources there are.
+several processes share the shards. `preparation/sources.py` says which sources there are,
+`preparation/shard_files.py` which files.
 """
 
+import contextlib
 import io
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent import futures
-from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 from absl import logging
-from etils import epath
 
 from panoptic_jax import config as settings
 from panoptic_jax.data import geometry, shards
 from panoptic_jax.data.example import Example
-from panoptic_jax.data.manifest import Manifest, make_manifest
+from panoptic_jax.data.manifest import Manifest
 from panoptic_jax.encoders.load import Encoders, load_autoencoder, load_text_encoder
 from panoptic_jax.logs.progress import Progress, duration, readable
-from panoptic_jax.machine import files
+from panoptic_jax.machine import hosts
+from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.machine.work_folder import own_share
-from panoptic_jax.preparation import claim
-from panoptic_jax.preparation.shard_records import Record, batch_size, encode_shard
+from panoptic_jax.machine.writer_lock import writing
+from panoptic_jax.preparation import claim, shard_files
+from panoptic_jax.preparation.promise import make_manifest
+from panoptic_jax.preparation.shard_files import Shard
+from panoptic_jax.preparation.shard_records import (
+    Record,
+    batch_size,
+    encode_shard,
+    require_finite,
+)
 from panoptic_jax.preparation.sources import SourceSettings, open_sources
 
 _WORTH_AN_ESTIMATE = 20  # batches
 _THREADS = 4  # that decode and resize images while others are encoded
-_FLOAT16, _UINT8 = 2, 1  # bytes
+# How long a shard may go on after a SIGTERM, so that it need not be made again.
+_SECONDS_FOR_THE_SHARD = 8.0
+
+Records = Iterator[tuple[list[Record], list[Record]]]
 
 
 def prepare(
     config: ml_collections.ConfigDict,
     *,
+    interruption: Interruption = UNINTERRUPTED,
     devices: Sequence[jax.Device] | None = None,
     worth_an_estimate: int = _WORTH_AN_ESTIMATE,
 ) -> None:
-    """Writes `config.data.dir`; does nothing if it is finished already.
+    """Writes `config.data.dir`; does nothing if it is finished already and nothing lacks.
 
     Each process of a job writes its share of the shards, and the first one the rest.
 
     Args:
       config: Checked.
+      interruption: Ends the work after the shard at hand; after the batch, if the shard takes long.
       devices: What this process encodes on; None for all its devices.
       worth_an_estimate: Batches from which on the log says beforehand how long all will take.
 
     Raises:
       FileNotFoundError: input or weights are missing; raised before anything is written.
-      ValueError: the folder holds data prepared differently, the input is inconsistent, or the disk
-        is too small.
+      ValueError: the folder holds data prepared differently, another job prepares it, the input is
+        inconsistent, encoders give numbers that are not finite, or the disk is too small.
+      Interrupted: the interruption was asked for; the same call goes on.
     """
     data = config.data
     sources = open_sources(SourceSettings(**settings.source(config)))
-    encoders = Encoders(
+    encoders = _load_encoders(data, devices)
+    promise = make_manifest(
+        sources,
+        autoencoder=encoders.autoencoder.facts,
+        text=encoders.text.facts,
+        images_per_shard=data.images_per_shard,
+        void_wins=data.void_wins,
+        flips=data.flips,
+    )
+    # Missing input and weights have been reported by now: nothing is written for them. Process 0
+    # decides for all, since another job may finish the folder in between.
+    complete = claim.is_complete(data.dir, promise)
+    if hosts.of_first(complete) if jax.process_count() > 1 else complete:
+        return
+    interruption.leave_if_asked()
+    empty_text = encoders.text.encode([''])[0]
+    require_finite(empty_text, 'text features', 'the empty caption')
+    with writing(data.dir, 'preparation', interruption):
+        manifest = claim.begin(data.dir, promise)
+        work = shard_files.all_shards(manifest)
+        own = own_share(work)
+        there = shard_files.present(data.dir, manifest)
+        remaining = [shard for shard in own if shard not in there]
+        if len(remaining) < len(own):
+            logging.info('%d of %d shards are there already.', len(own) - len(remaining), len(own))
+        if lacking := [shard for shard in work if shard not in there]:
+            shard_files.check_room(data.dir, manifest, lacking)
+        with _readers() as pool:
+            images = sum(manifest.splits[split].image_shards[index] for split, index in remaining)
+            if remaining and images >= worth_an_estimate * batch_size():
+                _estimate(manifest, images, sources['train'], encoders, pool=pool)
+            progress = Progress('prepare', 'images', images)
+            for split, index in remaining:
+                interruption.leave_if_asked()
+                records = encode_shard(
+                    sources[split], manifest, split, index=index, encoders=encoders, pool=pool
+                )
+                counted = _counted(records, progress, interruption)
+                _write_shard(data.dir, manifest, (split, index), counted)
+        folder = claim.work_folder(data.dir)
+        whole = folder.wait_for_parts(
+            work,
+            lambda: shard_files.present(data.dir, manifest),
+            'the shards of other processes',
+            interruption,
+        )
+        if whole:
+            content = io.BytesIO()
+            np.save(content, empty_text)
+            shard_files.write_rest(data.dir, manifest, content.getvalue())
+            claim.finish(data.dir, manifest)
+
+
+def _load_encoders(
+    data: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None
+) -> Encoders:
+    return Encoders(
         load_autoencoder(data.autoencoder, data.autoencoder_weights, devices=devices),
         load_text_encoder(
             data.text,
@@ -66,120 +136,49 @@ def prepare(
             devices=devices,
         ),
     )
-    manifest = make_manifest(
-        sources,
-        autoencoder=encoders.autoencoder.facts,
-        text=encoders.text.facts,
-        images_per_shard=data.images_per_shard,
-        void_wins=data.void_wins,
-        flips=data.flips,
-    )
-    # Missing input and weights have been reported by now: nothing is written for them.
-    if not claim.begin(data.dir, manifest):
-        return
-
-    work = [
-        (split, index)
-        for split, sizes in manifest.splits.items()
-        for index in range(len(sizes.image_shards))
-    ]
-    own = own_share(work)
-    # A shard has its final name only when it is whole, so its name is all there is to ask.
-    present = _present(data.dir, manifest, work)
-    remaining = [shard for shard in own if shard not in present]
-    if len(remaining) < len(own):
-        logging.info('%d of %d shards are there already.', len(own) - len(remaining), len(own))
-    images = sum(manifest.splits[split].image_shards[index] for split, index in remaining)
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
-        if remaining:
-            _check_disk(data.dir, manifest, images)
-            if images >= worth_an_estimate * batch_size():
-                _estimate(manifest, images, sources['train'], encoders, pool=pool)
-        progress = Progress('prepare', 'images', images)
-        for split, index in remaining:
-            records = encode_shard(
-                sources[split], manifest, split, index=index, encoders=encoders, pool=pool
-            )
-            _write_shard(data.dir, manifest, (split, index), records, progress=progress)
-
-    folder = claim.work_folder(data.dir)
-    whole = folder.wait_for_parts(
-        work, lambda: _present(data.dir, manifest, work), 'the shards of other processes'
-    )
-    if whole:
-        _finish(data.dir, manifest, encoders)
 
 
-def _present(
-    data_dir: str, manifest: Manifest, work: Sequence[tuple[str, int]]
-) -> set[tuple[str, int]]:
-    """The shards (split, index) of `work` that are written.
+@contextlib.contextmanager
+def _readers() -> Iterator[futures.Executor]:
+    """Threads that read examples; what they have not begun is dropped at the end."""
+    pool = futures.ThreadPoolExecutor(_THREADS)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    An image shard stands for both: the captions' shard is written first.
+
+def _counted(records: Records, progress: Progress, interruption: Interruption) -> Records:
+    """Counts a shard's images while they are made, and ends a long shard where that is asked for.
+
+    Raises:
+      Interrupted: the interruption was asked for some seconds ago.
     """
-    names = files.sizes_and_times(epath.Path(data_dir) / 'images')
-    return {
-        shard for shard in work if _path(data_dir, manifest, shard, dataset='images').name in names
-    }
+    asked_at = None
+    for own_images, own_captions in records:
+        if asked_at is None and interruption.asked():
+            asked_at = time.monotonic()
+        if asked_at is not None and time.monotonic() - asked_at > _SECONDS_FOR_THE_SHARD:
+            interruption.leave_if_asked()
+        progress.add(len(own_images))
+        yield own_images, own_captions
 
 
-def _write_shard(
-    data_dir: str,
-    manifest: Manifest,
-    shard: tuple[str, int],
-    records: Iterator[tuple[list[Record], list[Record]]],
-    *,
-    progress: Progress,
-) -> None:
-    """Writes a shard (split, index): its captions as they come, then its images."""
+def _write_shard(data_dir: str, manifest: Manifest, shard: Shard, records: Records) -> None:
+    """Writes a shard: its captions as they come, then its images."""
     image_records = []
 
     # Captions are large and stream to the disk; the records of images are kept for afterwards.
     def captions():
         for own_images, own_captions in records:
             image_records.extend(own_images)
-            progress.add(len(own_images))
             yield from own_captions
 
-    path = _path(data_dir, manifest, shard, dataset='captions')
-    shards.write_shard(path, _features(manifest)['captions'], captions())
-    path = _path(data_dir, manifest, shard, dataset='images')
-    shards.write_shard(path, _features(manifest)['images'], image_records)
-
-
-def _features(manifest: Manifest) -> dict[str, Any]:
-    """What the records of both data sets hold."""
-    autoencoder, text = manifest.autoencoder, manifest.text
-    return {
-        'images': shards.image_features(
-            autoencoder.latent_shape, autoencoder.has_variance, manifest.stored_map_side
-        ),
-        'captions': shards.caption_features(text.tokens, text.features),
-    }
-
-
-def _check_disk(data_dir: str, manifest: Manifest, images: int) -> None:
-    """Says how much of the disk `images` images of each process take.
-
-    Raises:
-      ValueError: so much is not free.
-    """
-    splits = manifest.splits.values()
-    captions = sum(sizes.captions for sizes in splits)
-    captions_per_image = captions / sum(sizes.images for sizes in splits)
-    text_bytes = _FLOAT16 * manifest.text.tokens * manifest.text.features
-    autoencoder = manifest.autoencoder
-    moments = 2 if autoencoder.has_variance else 1
-    image_bytes = _FLOAT16 * moments * int(np.prod(autoencoder.latent_shape))
-    if manifest.stored_map_side:
-        image_bytes += 2 * _UINT8 * manifest.stored_map_side**2  # category and instance
-    needed = images * jax.process_count() * (image_bytes + captions_per_image * text_bytes)
-    if not files.is_remote(data_dir) and needed > (free := shutil.disk_usage(data_dir).free):
-        raise ValueError(
-            f'data.dir {str(data_dir)!r} has {free / 1e9:.1f} GB free, and about '
-            f'{needed / 1e9:.1f} GB are needed; choose another data.dir.'
-        )
-    logging.info('%s takes %.1f GB more of disk.', data_dir, needed / 1e9)
+    contents = {'captions': captions(), 'images': image_records}
+    features = shards.features_of(manifest)
+    for dataset, examples in contents.items():
+        path = shard_files.path_of(data_dir, manifest, shard, dataset)
+        shards.write_shard(path, features[dataset], examples)
 
 
 def _estimate(
@@ -219,32 +218,3 @@ def _estimate(
         f'{images:,}', duration(images / rate), jax.local_device_count(), jax.process_count(),
         readable(rate), count,
     )  # fmt: skip
-
-
-def _path(data_dir: str, manifest: Manifest, shard: tuple[str, int], *, dataset: str) -> epath.Path:
-    split, index = shard
-    count = len(manifest.splits[split].image_shards)
-    return shards.shard_path(
-        data_dir=data_dir, dataset=dataset, split=split, index=index, count=count
-    )
-
-
-def _finish(data_dir: str, manifest: Manifest, encoders: Encoders) -> None:
-    """Adds what makes two data sets of the shards, and seals the folder."""
-    for dataset, features in _features(manifest).items():
-        lengths = {
-            split: getattr(sizes, f'{dataset[:-1]}_shards')
-            for split, sizes in manifest.splits.items()
-        }
-        description = f'{dataset.capitalize()} prepared by panoptic_jax; see ../manifest.json.'
-        shards.write_metadata(
-            data_dir=data_dir,
-            dataset=dataset,
-            features=features,
-            shard_lengths=lengths,
-            description=description,
-        )
-    empty_text = io.BytesIO()
-    np.save(empty_text, encoders.text.encode([''])[0])
-    files.write_whole(epath.Path(data_dir) / 'empty_text.npy', empty_text.getvalue())
-    claim.finish(data_dir, manifest)

@@ -51,7 +51,8 @@ def encode_shard(
       copies, and its caption records.
 
     Raises:
-      ValueError: an image has another number of captions than the source announced.
+      ValueError: an image has another number of captions than the source announced, or an encoder
+        gives numbers that are not finite.
     """
     sizes = manifest.splits[split]
     first = sum(sizes.image_shards[:index]) // sizes.copies
@@ -77,7 +78,11 @@ def encode_shard(
         # All captions of a batch in one call: a text encoder works in blocks of its own.
         texts = iter(encoders.text.encode(captions))
         for row, (example, _, maps) in enumerate(batch):
-            latents = {kind: [part[row] for part in encoded]}
+            # What float16 cannot hold becomes infinite, and is refused below.
+            with np.errstate(over='ignore'):
+                latents = {kind: [part[row].astype(np.float16) for part in encoded]}
+            for part in latents[kind]:
+                require_finite(part, kind, f'image {example.image_id} of {split}')
             image_records = _image_records(
                 example, maps, latents=latents, first_caption=next_caption
             )
@@ -86,8 +91,35 @@ def encode_shard(
                 {'text': text, 'caption': caption, 'image_id': example.image_id}
                 for text, caption in zip(own_texts, example.captions, strict=True)
             ]
+            for record in caption_records:
+                what = f'caption {record["caption"]!r} of image {example.image_id} of {split}'
+                require_finite(record['text'], 'text features', what)
             yield image_records, caption_records
             next_caption += len(example.captions)
+
+
+def require_finite(numbers: np.ndarray, kind: str, what: str) -> None:
+    """Refuses NaN and infinity, which training would spread into all weights.
+
+    Args:
+      numbers: float16, as they are stored.
+      kind: 'latents', 'moments' or 'text features'.
+      what: What they were made of, in words.
+
+    Raises:
+      ValueError: a number is not finite.
+    """
+    if not np.isfinite(numbers).all():
+        encoder, field = (
+            ('text encoder', 'data.text_weights')
+            if kind == 'text features'
+            else ('autoencoder', 'data.autoencoder_weights')
+        )
+        count = np.count_nonzero(~np.isfinite(numbers))
+        raise ValueError(
+            f'The {encoder} gives {kind} with {count} of {numbers.size} numbers not finite (or '
+            f'beyond float16) for {what}; check its weights ({field}).'
+        )
 
 
 def _encode_images(
@@ -110,7 +142,7 @@ def _image_records(
     Args:
       example: Where the image comes from.
       maps: Its category and instance map (128, 128) uint8, or None for each.
-      latents: {'latents' or 'moments': what the image and its mirror image are encoded to}.
+      latents: {'latents' or 'moments': the encoded image and its encoded mirror image, float16}.
       first_caption: Number of its first caption's record.
     """
     category, instance = maps
@@ -118,7 +150,7 @@ def _image_records(
     records = []
     for own, step in zip(encoded, (1, -1), strict=False):
         record = {
-            kind: own.astype(np.float16),
+            kind: own,
             'image_id': example.image_id,
             'first_caption': first_caption,
             'num_captions': len(example.captions),
