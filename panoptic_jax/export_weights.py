@@ -8,18 +8,32 @@ from etils import epath
 
 from panoptic_jax.data import loader
 from panoptic_jax.data.manifest import open_manifest
+from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.programs.description import check_encoders
 from panoptic_jax.weights import file as weights_file
 from panoptic_jax.weights import trained
 
 
-def export_weights(config: ml_collections.ConfigDict, workdir: str) -> None:
+def export_weights(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    *,
+    interruption: Interruption = UNINTERRUPTED,
+) -> None:
     """Writes `workdir/weights.safetensors` from the newest checkpoint.
 
+    Args:
+      config: Checked.
+      workdir: The training's folder.
+      interruption: Asked before the checkpoint is read and before the file is written.
+
     Raises:
-      FileNotFoundError, ValueError: no checkpoint, no prepared data, or data of other encoders.
+      FileNotFoundError, ValueError: no checkpoint, no prepared data, data of other encoders, or
+        numbers that are not finite.
+      Interrupted: SIGTERM came; nothing is written, and the same command does it all again.
     """
     manifest = open_manifest(config.data.dir)
+    interruption.leave_if_asked()
     restored = trained.from_checkpoint(workdir, ema=config.sample.ema)
     # The empty caption's features come from the data, so the data must have the model's encoders.
     check_encoders(restored.description, manifest, workdir)
@@ -35,5 +49,6 @@ def export_weights(config: ml_collections.ConfigDict, workdir: str) -> None:
         description=dataclasses.replace(restored.description, origin=origin),
     )
     path = epath.Path(workdir) / 'weights.safetensors'
+    interruption.leave_if_asked()
     weights_file.save(str(path), weights)
     logging.info('Wrote the weights of step %d to %s.', restored.step, path)

@@ -1,5 +1,6 @@
 """Imported weights: parity with PyTorch at full size, what is refused, and sampling from them."""
 
+import argparse
 import dataclasses
 import json
 import re
@@ -22,6 +23,7 @@ from panoptic_jax.data.example import Category
 from panoptic_jax.data.facts import AutoencoderFacts, CategoryList, TextFacts
 from panoptic_jax.data.manifest import SEAL, Manifest
 from panoptic_jax.diffusion import bits
+from panoptic_jax.machine import interruption
 from panoptic_jax.models import uvit
 from panoptic_jax.weights import file as weights_file
 from panoptic_jax.weights import foreign_names, initial
@@ -261,12 +263,12 @@ def test_a_missing_file_is_named(tiny, tmp_path):
     ('content', 'message'),
     [
         (
-            {'step': 3, 'state_dict': {'a': torch.ones(2)}},
-            r"holds step, state_dict .*torch\.load.PATH...state_dict'",
+            {'step': 3, 'first': {'a': torch.ones(2)}, 'second': {'a': torch.ones(2)}},
+            r"holds step, first, second .*torch\.load.PATH...first'",
         ),
         (torch.ones(3), 'holds no weights by name, but a Tensor'),
         # A pickle that would run code.
-        ({'a': import_torch}, 'is no file of weights that can be read'),
+        ({'a': import_torch}, 'holds a and no weights by name'),
     ],
     ids=['nested', 'tensor', 'code'],
 )
@@ -367,6 +369,75 @@ def test_towers_say_what_file_they_come_from(tower, tmp_path):
     with safetensors.safe_open(tmp_path / 'weights.safetensors', framework='numpy') as file:
         assert file.metadata()['file'] == 'tower.pth'
         assert len(file.metadata()['sha256']) == 64
+
+
+# --- Other people's files.
+
+
+def test_averaged_weights_of_a_training_are_imported(tiny, tmp_path, caplog):
+    config, tensors = tiny
+    nets = {
+        'nnet': {f'module.{name}': torch.tensor(-value) for name, value in tensors.items()},
+        'nnet_ema': {f'module.{name}': torch.tensor(value) for name, value in tensors.items()},
+        'optimizer': {'state': {}, 'param_groups': [{'lr': 0.1}]},
+        'args': argparse.Namespace(lr=0.1),
+        'step': 7,
+    }
+    torch.save(nets, config.foreign.path)
+    with caplog.at_level('INFO', logger='absl'):
+        import_weights.import_weights(config, str(tmp_path))
+    weights = weights_file.load(str(tmp_path / 'weights.safetensors'))
+    np.testing.assert_array_equal(
+        weights.params['image']['head']['bias'], tensors['decoder_pred.bias']
+    )
+    assert weights.description.origin['source']['part'] == 'nnet_ema'
+    assert caplog.text.count('Took nnet_ema of ') == 1
+
+
+def test_files_are_looked_at_before_encoders_are_fetched(misfit, tmp_path, monkeypatch):
+    config, _ = misfit
+    config.data.dir = str(tmp_path / 'no data')
+
+    def fetch(*_, **__):
+        raise AssertionError('fetched')
+
+    monkeypatch.setattr(import_weights, 'load_autoencoder', fetch)
+    monkeypatch.setattr(import_weights, 'load_text_encoder', fetch)
+    with pytest.raises(ValueError, match='does not fit the model'):
+        import_weights.import_weights(config, str(tmp_path))
+
+
+@pytest.mark.parametrize('kind', ['model', 'tower'])
+def test_numbers_that_are_not_finite_are_not_imported(tiny, tmp_path, kind):
+    config, tensors = tiny
+    config.foreign.kind = kind
+    tensors['decoder_pred.bias'][3] = np.nan
+    save_pth(config, tensors)
+    with pytest.raises(ValueError, match=r"model\.pth: 'decoder_pred.bias' has 1 of 48 numbers"):
+        import_weights.import_weights(config, str(tmp_path))
+    assert not (tmp_path / 'weights.safetensors').exists()
+
+
+@pytest.mark.parametrize('classes', [1000, 1008])
+def test_inceptions_that_are_not_fids_are_not_imported(tower, tmp_path, classes):
+    branch = {'Mixed_7c.branch_pool.bn.weight': torch.ones(192)}
+    torch.save(branch | {'fc.weight': torch.ones(classes, 8)}, tower.foreign.path)
+    if classes == 1008:
+        import_weights.import_weights(tower, str(tmp_path))
+        return
+    with pytest.raises(ValueError, match="is not FID's Inception: that has 1008 classes"):
+        import_weights.import_weights(tower, str(tmp_path))
+    assert not (tmp_path / 'weights.safetensors').exists()
+
+
+def test_an_import_ends_between_its_parts(tiny, tmp_path):
+    config, tensors = tiny
+    save_pth(config, tensors)
+    asked = interruption.Interruption()
+    asked.asked = lambda: True
+    with pytest.raises(interruption.Interrupted):
+        import_weights.import_weights(config, str(tmp_path), interruption=asked)
+    assert not (tmp_path / 'weights.safetensors').exists()
 
 
 # --- Training from parts of a file.
@@ -490,11 +561,13 @@ def started(turned, tiny, tmp_path):
 
 
 def without_bit_order(workdir):
-    """Makes its checkpoints such as there were before bit orders were recorded."""
+    """Makes its checkpoints such as there were before bit orders and checksums were recorded."""
     for path in workdir.glob('checkpoints/*/meta/metadata'):
         meta = json.loads(path.read_text())
         del meta['bit_order']
+        meta.pop('checksums', None)
         path.write_text(json.dumps(meta))
+        (path.parents[1] / 'state' / 'checksums.json').unlink(missing_ok=True)
 
 
 def test_checkpoints_from_turned_files_go_on(started):

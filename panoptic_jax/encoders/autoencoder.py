@@ -5,6 +5,8 @@ with the key names of diffusers' `AutoencoderKL`. `encoders/taesd.py` is its tin
 `diffusion/loss.py` draws latents from the moments.
 """
 
+import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,6 +18,7 @@ from panoptic_jax.encoders import torch_layout
 LATENT_CHANNELS = 4
 # U-ViT's value for COCO. It brings the standard deviation of the latents near 1.
 SCALE = 0.23010
+_PUBLISHED_SCALE = 0.18215  # in diffusers' config.json; SDXL's is 0.13025
 WIDTHS = (128, 256, 512, 512)  # channels per resolution, from 256 px down to 32
 
 _OWNER = "the weights of Stable Diffusion's autoencoder with diffusers' names"
@@ -136,8 +139,10 @@ def load(path: str) -> tuple[dict[str, Any], dict[str, Any], str]:
       Parameters for `encode` and for `decode` (float32), and the file's SHA-256.
 
     Raises:
-      ValueError: the file lacks a weight, holds one too many or one of another shape.
+      ValueError: the file lacks a weight, holds one too many or one of another shape, or it is
+        another autoencoder's.
     """
+    _require_sd1(Path(path).with_name('config.json'), path)
     shapes = {}
     for prefix, part in _parts().items():
         example = jax.ShapeDtypeStruct(part.input_shape, jnp.float32)
@@ -148,6 +153,26 @@ def load(path: str) -> tuple[dict[str, Any], dict[str, Any], str]:
     encoder = {name: trees[name] for name in ('encoder', 'quant_conv')}
     decoder = {name: trees[name] for name in ('decoder', 'post_quant_conv')}
     return encoder, decoder, sha256
+
+
+def _require_sd1(config: Path, path: str) -> None:
+    """Refuses SDXL's autoencoder, say, whose weights look the same and whose latents differ.
+
+    Args:
+      config: The config.json of diffusers beside the weights; nothing is known without it.
+      path: The weights, for messages.
+    """
+    try:
+        content = json.loads(config.read_text(encoding='utf-8'))
+        scale = content.get('scaling_factor', _PUBLISHED_SCALE)
+    # It is no part of what was asked for: a file of something else decides nothing.
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return
+    if scale != _PUBLISHED_SCALE:
+        raise ValueError(
+            f'{path} is not {_OWNER}: the config.json beside it has scaling_factor {scale!r}, '
+            f'where those of SD 1 have {_PUBLISHED_SCALE}; their latents differ.'
+        )
 
 
 def _new_name(name: str) -> str:

@@ -5,7 +5,7 @@ which do not count padding, in one max pool of the last block, and in its 1008 c
 `metrics/fid.py` computes statistics over its features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,153 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from panoptic_jax.encoders import rows, torch_layout
+from panoptic_jax.encoders import inception_blocks as blocks
+from panoptic_jax.encoders import rows, safetensors_files, torch_layout
 
 FEATURES = 2048
 _IMAGE_SIDE = 299  # px
 IMAGES_PER_DEVICE = 8  # at a time
 _OWNER = "pytorch-fid's Inception (pt_inception-2015-12-05) after --mode=import"
-# Parts of the file that features do not need: the classes, a second head, torch's step counters.
-_IGNORED = ('fc.*', 'AuxLogits.*', '*.num_batches_tracked')
-
-
-class _Conv(nn.Module):
-    """Convolution without bias, batch norm by its stored statistics, ReLU."""
-
-    channels: int
-    size: tuple[int, int]
-    stride: int = 1
-
-    @nn.compact
-    def __call__(self, x: jax.Array, padding: tuple[int, int] = (0, 0)) -> jax.Array:
-        x = nn.Conv(
-            self.channels,
-            self.size,
-            strides=self.stride,
-            padding=tuple((side, side) for side in padding),
-            use_bias=False,
-            name='conv',
-        )(x)
-        # The statistics are parameters here: linen's BatchNorm would want a tree of their own.
-        zeros, shape = nn.initializers.zeros, (self.channels,)
-        mean, variance, scale, bias = (
-            self.param(f'bn.{name}', zeros, shape)
-            for name in ('running_mean', 'running_var', 'weight', 'bias')
-        )
-        factor = scale * jax.lax.rsqrt(variance + 1e-3)
-        shift = bias - mean * factor
-        return nn.relu(x * factor + shift)
-
-
-def _conv(x: jax.Array, name: str, channels: int, *size: int, stride: int = 1) -> jax.Array:
-    """A convolution that keeps height and width; one with a stride has no padding."""
-    height, width = size if len(size) == 2 else size * 2
-    padding = (0, 0) if stride > 1 else (height // 2, width // 2)
-    return _Conv(channels, (height, width), stride, name=name)(x, padding)
-
-
-def _mean_pool(x: jax.Array) -> jax.Array:
-    # TensorFlow's pools leave padding out of the mean, torch's count it.
-    return nn.avg_pool(x, (3, 3), padding='SAME', count_include_pad=False)
-
-
-def _join(*branches: jax.Array) -> jax.Array:
-    return jnp.concatenate(branches, axis=-1)
-
-
-# The blocks are torchvision's InceptionA to InceptionE, and their branches have its names. `double`
-# branches have two windows of the size in their name.
-
-
-class _A(nn.Module):
-    """(B, 35, 35, c) -> (B, 35, 35, 224 + pool_channels)."""
-
-    pool_channels: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        one = _conv(x, 'branch1x1', 64, 1)
-        five = _conv(x, 'branch5x5_1', 48, 1)
-        five = _conv(five, 'branch5x5_2', 64, 5)
-        double = _conv(x, 'branch3x3dbl_1', 64, 1)
-        double = _conv(double, 'branch3x3dbl_2', 96, 3)
-        double = _conv(double, 'branch3x3dbl_3', 96, 3)
-        pool = _conv(_mean_pool(x), 'branch_pool', self.pool_channels, 1)
-        return _join(one, five, double, pool)
-
-
-class _B(nn.Module):
-    """(B, 35, 35, 288) -> (B, 17, 17, 768)."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        three = _conv(x, 'branch3x3', 384, 3, stride=2)
-        double = _conv(x, 'branch3x3dbl_1', 64, 1)
-        double = _conv(double, 'branch3x3dbl_2', 96, 3)
-        double = _conv(double, 'branch3x3dbl_3', 96, 3, stride=2)
-        pool = nn.max_pool(x, (3, 3), (2, 2))
-        return _join(three, double, pool)
-
-
-class _C(nn.Module):
-    """(B, 17, 17, 768) to the same shape; windows of 7 x 7 are split in 1 x 7 and 7 x 1."""
-
-    channels: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        width = self.channels
-        one = _conv(x, 'branch1x1', 192, 1)
-        seven = _conv(x, 'branch7x7_1', width, 1)
-        seven = _conv(seven, 'branch7x7_2', width, 1, 7)
-        seven = _conv(seven, 'branch7x7_3', 192, 7, 1)
-        double = _conv(x, 'branch7x7dbl_1', width, 1)
-        double = _conv(double, 'branch7x7dbl_2', width, 7, 1)
-        double = _conv(double, 'branch7x7dbl_3', width, 1, 7)
-        double = _conv(double, 'branch7x7dbl_4', width, 7, 1)
-        double = _conv(double, 'branch7x7dbl_5', 192, 1, 7)
-        pool = _conv(_mean_pool(x), 'branch_pool', 192, 1)
-        return _join(one, seven, double, pool)
-
-
-class _D(nn.Module):
-    """(B, 17, 17, 768) -> (B, 8, 8, 1280)."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        three = _conv(x, 'branch3x3_1', 192, 1)
-        three = _conv(three, 'branch3x3_2', 320, 3, stride=2)
-        seven = _conv(x, 'branch7x7x3_1', 192, 1)
-        seven = _conv(seven, 'branch7x7x3_2', 192, 1, 7)
-        seven = _conv(seven, 'branch7x7x3_3', 192, 7, 1)
-        seven = _conv(seven, 'branch7x7x3_4', 192, 3, stride=2)
-        pool = nn.max_pool(x, (3, 3), (2, 2))
-        return _join(three, seven, pool)
-
-
-class _E(nn.Module):
-    """(B, 8, 8, c) -> (B, 8, 8, 2048)."""
-
-    pool: Callable[[jax.Array], jax.Array]
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        one = _conv(x, 'branch1x1', 320, 1)
-        three = _conv(x, 'branch3x3_1', 384, 1)
-        double = _conv(x, 'branch3x3dbl_1', 448, 1)
-        double = _conv(double, 'branch3x3dbl_2', 384, 3)
-        return _join(
-            one,
-            _conv(three, 'branch3x3_2a', 384, 1, 3),
-            _conv(three, 'branch3x3_2b', 384, 3, 1),
-            _conv(double, 'branch3x3dbl_3a', 384, 1, 3),
-            _conv(double, 'branch3x3dbl_3b', 384, 3, 1),
-            _conv(self.pool(x), 'branch_pool', 192, 1),
-        )
-
-
-def _max_pool(x: jax.Array) -> jax.Array:
-    return nn.max_pool(x, (3, 3), padding='SAME')
+# Parts of the file that features do not need: the classes and torch's step counters.
+_IGNORED = ('fc.*', '*.num_batches_tracked')
+_CLASSES = 1008  # of TensorFlow's graph; torchvision's networks, whose FIDs differ, have 1,000
 
 
 class Inception(nn.Module):
@@ -167,23 +30,23 @@ class Inception(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = _conv(x, 'Conv2d_1a_3x3', 32, 3, stride=2)  # (B, 149, 149, 32)
+        x = blocks.convolve(x, 'Conv2d_1a_3x3', 32, 3, stride=2)  # (B, 149, 149, 32)
         # Two of the first convolutions have no padding though they have no stride.
-        x = _Conv(32, (3, 3), name='Conv2d_2a_3x3')(x)  # (B, 147, 147, 32)
-        x = _conv(x, 'Conv2d_2b_3x3', 64, 3)
+        x = blocks.Convolution(32, (3, 3), name='Conv2d_2a_3x3')(x)  # (B, 147, 147, 32)
+        x = blocks.convolve(x, 'Conv2d_2b_3x3', 64, 3)
         x = nn.max_pool(x, (3, 3), (2, 2))  # (B, 73, 73, 64)
-        x = _conv(x, 'Conv2d_3b_1x1', 80, 1)
-        x = _Conv(192, (3, 3), name='Conv2d_4a_3x3')(x)  # (B, 71, 71, 192)
+        x = blocks.convolve(x, 'Conv2d_3b_1x1', 80, 1)
+        x = blocks.Convolution(192, (3, 3), name='Conv2d_4a_3x3')(x)  # (B, 71, 71, 192)
         x = nn.max_pool(x, (3, 3), (2, 2))  # (B, 35, 35, 192)
         for name, channels in (('5b', 32), ('5c', 64), ('5d', 64)):
-            x = _A(channels, name=f'Mixed_{name}')(x)
-        x = _B(name='Mixed_6a')(x)
+            x = blocks.BlockA(channels, name=f'Mixed_{name}')(x)
+        x = blocks.BlockB(name='Mixed_6a')(x)
         for name, channels in (('6b', 128), ('6c', 160), ('6d', 160), ('6e', 192)):
-            x = _C(channels, name=f'Mixed_{name}')(x)
-        x = _D(name='Mixed_7a')(x)
-        x = _E(_mean_pool, name='Mixed_7b')(x)
+            x = blocks.BlockC(channels, name=f'Mixed_{name}')(x)
+        x = blocks.BlockD(name='Mixed_7a')(x)
+        x = blocks.BlockE(blocks.mean_pool, name='Mixed_7b')(x)
         # The TensorFlow graph of 2015 pools by the maximum here, which the paper does not.
-        x = _E(_max_pool, name='Mixed_7c')(x)  # (B, 8, 8, 2048)
+        x = blocks.BlockE(blocks.max_pool, name='Mixed_7c')(x)  # (B, 8, 8, 2048)
         return x.mean(axis=(1, 2))
 
 
@@ -191,13 +54,43 @@ def load(path: str) -> tuple[dict[str, Any], str]:
     """Parameters (float32) and SHA-256 of a local safetensors file with pytorch-fid's names.
 
     Raises:
-      ValueError: the file lacks a weight, holds one too many or one of another shape.
+      ValueError: the file lacks a weight, holds one too many or one of another shape, or it is
+        another Inception.
     """
+    with safetensors_files.opened(path, _OWNER) as file:
+        names = file.keys()
+        require_fids(path, {name: tuple(file.get_slice(name).get_shape()) for name in names})
     image = jax.ShapeDtypeStruct((1, _IMAGE_SIDE, _IMAGE_SIDE, 3), jnp.float32)
     variables = jax.eval_shape(Inception().init, jax.random.key(0), image)
     shapes = {'': variables['params']}
     trees, sha256 = torch_layout.load(path, shapes, owner=_OWNER, ignored=_IGNORED)
     return trees[''], sha256
+
+
+def is_inception(names: Sequence[str]) -> bool:
+    """Whether weights of these names are some Inception v3's, in torchvision's spelling."""
+    return any(name.startswith('Mixed_7c.branch_pool.') for name in names)
+
+
+def require_fids(path: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses an Inception that is not the one of FID; its convolutions have the same shapes.
+
+    Args:
+      path: The file, for messages.
+      shapes: {torch name: shape} of the file.
+
+    Raises:
+      ValueError: the network's head is not that of TensorFlow's graph of 2015.
+    """
+    classes = (*shapes.get('fc.weight', ()), 'no')[0]
+    has_second_head = any(name.startswith('AuxLogits.') for name in shapes)
+    if has_second_head or classes != _CLASSES:
+        second = ' and a second head (AuxLogits)' if has_second_head else ''
+        raise ValueError(
+            f"{path} is not FID's Inception: that has {_CLASSES} classes and one head, this has "
+            f"{classes} classes{second}, as torchvision's have; their FIDs cannot be compared. "
+            'Take pt_inception-2015-12-05-6726825d.pth of pytorch-fid through --mode=import.'
+        )
 
 
 def features(params: dict[str, Any], images: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ Preparation, sampling and evaluation use them; the training loop sees encoded re
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from panoptic_jax.data.facts import AutoencoderFacts, TextFacts
 from panoptic_jax.encoders import (
     autoencoder,
     clip,
-    clip_tokens,
+    clip_folder,
     pixels,
     rows,
     taesd,
@@ -25,7 +25,6 @@ from panoptic_jax.encoders import (
     words,
 )
 
-CLIP_FILES = ('model.safetensors', 'vocab.json', 'merges.txt')
 # Rows that a device works on at a time. Sampling decodes a few images per device, preparation and
 # evaluation encode many.
 _ENCODED_PER_DEVICE = 8
@@ -151,7 +150,7 @@ def load_text_encoder(
       name: 'clip' or 'words'; the latter has no weights.
       tokens: L, tokens per caption; CLIP has 77.
       features: D, numbers per token; CLIP's weights decide it, 768 for ViT-L/14.
-      weights: Local folder, or hf:// address of one, that holds `CLIP_FILES`.
+      weights: Local folder, or hf:// address of one, that holds `clip_folder.FILES`.
       devices: What encodes; None for all devices of this process.
       captions_per_device: Captions that one device encodes at a time.
     """
@@ -159,9 +158,10 @@ def load_text_encoder(
         encode = functools.partial(words.encode, tokens=tokens, features=features)
         sha256 = words.fingerprint(tokens, features)
     elif name == 'clip':
-        params, sha256, tokenize = load_clip(weights, 'data.text_weights')
+        loaded = clip_folder.load(weights, 'data.text_weights')
         # Without the vision tower, which would take memory on the devices.
-        text_tower = {'text_model': params['text_model']}
+        text_tower = {'text_model': loaded.params['text_model']}
+        sha256 = loaded.sha256
         width = text_tower['text_model']['final_layer_norm']['bias'].shape[0]
         if (tokens, features) != (clip.TOKENS, width):
             raise ValueError(
@@ -169,31 +169,15 @@ def load_text_encoder(
                 f'{weights} has {clip.TOKENS} tokens of {width} features: set them so, or take '
                 'ViT-L/14, which the models are made for.'
             )
-        states = rows.on_devices(clip.text_states, text_tower, captions_per_device, devices)
+        states = rows.on_devices(loaded.text_states, text_tower, captions_per_device, devices)
 
         def encode(captions):
-            return states(tokenize(captions)).astype(np.float16)
+            return states(loaded.tokenize(captions)).astype(np.float16)
     else:
         raise ValueError(f"data.text is {name!r}; it must be 'clip' or 'words'.")
 
     facts = TextFacts(name=name, tokens=tokens, features=features, sha256=sha256)
     return TextEncoder(facts, encode)
-
-
-def load_clip(folder: str, field: str) -> tuple[dict[str, Any], str, Callable]:
-    """The parameters that `clip.load` gives, their SHA-256, and `clip_tokens.load`'s tokenizer.
-
-    Args:
-      folder: Local or hf:// address of a folder that holds `CLIP_FILES`.
-      field: Name of the setting that it comes from, for messages.
-    """
-    # In one folder, since another CLIP's vocabulary would give wrong tokens.
-    weights, vocabulary, merges = (
-        weights_files.locate(f'{folder}/{name}', field, f"CLIP's {name}, in one folder")
-        for name in CLIP_FILES
-    )
-    params, sha256 = clip.load(weights)
-    return params, sha256, clip_tokens.load(vocabulary, merges, clip.TOKENS)
 
 
 def load_encoders(

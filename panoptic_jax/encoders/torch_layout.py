@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import safetensors
 
+from panoptic_jax.encoders import safetensors_files
 from panoptic_jax.encoders.torch_arrays import linen_kernel
 
 # Linen's kinds of parameters that torch calls otherwise.
@@ -42,19 +42,15 @@ def load(
       {prefix: float32 parameters}, and the file's SHA-256.
 
     Raises:
-      ValueError: the file lacks a weight, holds one too many or one of another shape.
+      ValueError: the file lacks a weight, holds one too many, one of another shape or numbers that
+        are not finite.
     """
-    try:
-        with safetensors.safe_open(path, framework='numpy') as file:
-            names = {rename(name): name for name in file.keys()}  # noqa: SIM118 - not a mapping
-            trees = {
-                prefix: _fill(tree, prefix=prefix, names=names, file=file, path=path, owner=owner)
-                for prefix, tree in shapes.items()
-            }
-    except safetensors.SafetensorError as error:
-        raise ValueError(
-            f'{path} is not a safetensors file ({error}); it must be {owner}.'
-        ) from error
+    with safetensors_files.opened(path, owner) as file:
+        names = {rename(name): name for name in file.keys()}  # noqa: SIM118 - not a mapping
+        trees = {
+            prefix: _fill(tree, prefix=prefix, names=names, file=file, path=path, owner=owner)
+            for prefix, tree in shapes.items()
+        }
     # A weight too many means another network, whose features would be wrong without any error.
     rest = [
         name
@@ -82,8 +78,7 @@ def _fill(
         if name not in names:
             raise ValueError(f'{path} lacks {name!r}; it must be {owner}, the whole file.')
         # What is left in `names` at the end belongs to none of the networks.
-        # Published files are often float16, which our parameters are not.
-        value = file.get_tensor(names.pop(name)).astype(np.float32)
+        value = safetensors_files.floats(file, names.pop(name), path)
         if kind == 'kernel':
             value = linen_kernel(value)
         if value.shape != leaf.shape:

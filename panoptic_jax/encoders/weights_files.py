@@ -29,10 +29,7 @@ def locate(path: str, field: str, what: str) -> str:
         raise FileNotFoundError(
             f'{field} is {path!r}, and there is no such file; give the path of {what}.'
         )
-    parts = re.fullmatch(r'hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?/([\w./-]+)', path)
-    if not parts:
-        raise ValueError(f'{field} is {path!r}; on the Hub it must be hf://OWNER/NAME/FILE.')
-    repository, revision, name = parts.groups()
+    repository, revision, name = _parts(path, field)
     # Imported here, so that runs from local files need neither the package's time nor a network.
     import huggingface_hub
     from huggingface_hub import errors
@@ -47,3 +44,24 @@ def locate(path: str, field: str, what: str) -> str:
             f'{field} is {path!r}, which could not be downloaded ({reason}); where there is no '
             f'network, put {os.path.basename(name)} of {repository} somewhere and give its path.'
         ) from error
+
+
+def locate_if_there(path: str, field: str) -> str:
+    """The local path of a file that may be missing, and then ''.
+
+    Args:
+      path: A local path or hf:// address, see `locate`.
+      field: Name of the setting that `path` comes from, for messages.
+    """
+    try:
+        return locate(path, field, 'the file')
+    except FileNotFoundError:
+        return ''
+
+
+def _parts(address: str, field: str) -> tuple[str, str | None, str]:
+    """Repository, revision and file of an hf:// address."""
+    parts = re.fullmatch(r'hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?/([\w./-]+)', address)
+    if not parts:
+        raise ValueError(f'{field} is {address!r}; on the Hub it must be hf://OWNER/NAME/FILE.')
+    return parts[1], parts[2], parts[3]

@@ -61,7 +61,15 @@ def check_bit_order(meta: Mapping[str, Any], workdir: str) -> None:
     path = json.loads(recorded.read_text()).get('init_weights')
     if not path or not epath.Path(path).is_file():
         return
-    origin = weights_file.load_description(path)
+    try:
+        origin = weights_file.load_description(path)
+    except ValueError as error:
+        # What lies there now says nothing about the training that began long ago.
+        logging.warning(
+            'Whether the training in %s started from maps in the opposite order of bits cannot be '
+            'told: %s', workdir, error,
+        )  # fmt: skip
+        return
     # Also where the file has been imported anew: the checkpoint is older than its order of bits.
     if origin.has_map and 'source' in origin.origin:
         raise ValueError(

@@ -89,6 +89,25 @@ def test_autoencoder_gives_moments_of_images(kl):
     assert_close(loaded.encode(image), moments.permute(0, 2, 3, 1))
 
 
+@pytest.mark.parametrize(
+    ('config', 'refused'),
+    [
+        ('{"scaling_factor": 0.13025}', True),
+        ('{"scaling_factor": 0.18215}', False),
+        ('{}', False),
+        ('[1]', False),
+        ('no json', False),
+    ],
+)
+def test_autoencoders_of_other_latents_are_refused(tmp_path, config, refused):
+    """SDXL's has the same names and shapes; here the file itself is missing."""
+    (tmp_path / 'config.json').write_text(config)
+    path = str(tmp_path / 'diffusion_pytorch_model.safetensors')
+    message = 'beside it has scaling_factor 0.13025' if refused else 'No such file'
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        autoencoder.load(path)
+
+
 def test_autoencoder_says_what_its_latents_are():
     facts = autoencoder_facts('sd')
     assert (facts.scale, facts.has_variance, facts.latent_shape) == (0.2301, True, (32, 32, 4))

@@ -60,7 +60,7 @@ def both_clips(request, tmp_path_factory):
     """transformers' CLIP, and what we load of it."""
     path = tmp_path_factory.mktemp('clip') / 'model.safetensors'
     module = make_clip(path, *request.param)
-    return module, clip.load(str(path))
+    return module, clip.load(str(path))[:2]
 
 
 def test_clip_loads_every_weight(both_clips):
@@ -120,9 +120,9 @@ def text_tower(base):
 def test_text_tower_alone_is_enough(base, text_tower, tmp_path):
     text_tower['text_model.embeddings.position_ids'] = np.arange(77)[None]  # older files have it
     safetensors.numpy.save_file(text_tower, tmp_path / 'text.safetensors')
-    params, _ = clip.load(str(tmp_path / 'text.safetensors'))
+    params, *_ = clip.load(str(tmp_path / 'text.safetensors'))
     assert params.keys() == {'text_model'}
-    whole, _ = clip.load(str(base[0]))
+    whole, *_ = clip.load(str(base[0]))
     jax.tree.map(np.testing.assert_array_equal, params['text_model'], whole['text_model'])
 
 
@@ -135,7 +135,7 @@ def test_a_tower_that_lacks_a_weight_is_refused(text_tower, tmp_path):
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     safetensors.numpy.save_file({'some': np.ones(3)}, tmp_path / 'other.safetensors')
-    with pytest.raises(ValueError, match="is not a CLIP of OpenAI's"):
+    with pytest.raises(ValueError, match='is not a CLIP with ViT'):
         clip.load(str(tmp_path / 'other.safetensors'))
 
 

@@ -77,3 +77,29 @@ def test_another_network_is_refused(reference, tmp_path):
     safetensors.numpy.save_file(tensors, tmp_path / 'other.safetensors')
     with pytest.raises(ValueError, match=r"lacks 'Mixed_7c\.branch_pool\.bn\.running_var'"):
         inception.load(str(tmp_path / 'other.safetensors'))
+
+
+OTHERS = {
+    'torchvision': ({'fc.weight': (1000, 2048), 'AuxLogits.fc.weight': (1000, 768)}, '1000'),
+    'second head': ({'fc.weight': (1008, 2048), 'AuxLogits.fc.weight': (1008, 768)}, '1008'),
+    'one head': ({'fc.weight': (1000, 2048)}, '1000'),
+    'no head': ({}, 'no'),
+    'scalar': ({'fc.weight': ()}, 'no'),
+}
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_other_inceptions_are_refused(name):
+    """Their convolutions have the same shapes, and would give some FID."""
+    shapes, classes = OTHERS[name]
+    message = f"is not FID's Inception: that has 1008 classes and one head, this has {classes} clas"
+    with pytest.raises(ValueError, match=message):
+        inception.require_fids('file', shapes)
+
+
+def test_other_inceptions_are_refused_when_loaded(reference, tmp_path):
+    tensors = safetensors.numpy.load_file(reference[0])
+    tensors['fc.weight'] = tensors['fc.weight'][:1000].copy()
+    safetensors.numpy.save_file(tensors, tmp_path / 'other.safetensors')
+    with pytest.raises(ValueError, match='one head, this has 1000 classes, as torchvision'):
+        inception.load(str(tmp_path / 'other.safetensors'))
