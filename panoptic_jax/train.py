@@ -4,34 +4,38 @@ The loop sees encoded records only. `scoring/preview.py` knows how a picture is 
 parameters while training goes on.
 """
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import ml_collections
-import numpy as np
 from absl import logging
+from jax.experimental.multihost_utils import reached_preemption_sync_point
 
 from panoptic_jax import config as settings
 from panoptic_jax.data import loader
 from panoptic_jax.data.manifest import check_manifest, open_manifest
 from panoptic_jax.diffusion import bits
 from panoptic_jax.logs import clock, dashboards, environment
-from panoptic_jax.machine import sharding
+from panoptic_jax.machine import sharding, writer_lock
+from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.programs import state
 from panoptic_jax.programs.description import Description, check_same_model, describe
 from panoptic_jax.programs.sampler import Sampling
 from panoptic_jax.programs.train_step import Recipe
 from panoptic_jax.programs.training import RUNS_ONCE, make_training
+from panoptic_jax.scoring import held_out
 from panoptic_jax.scoring import preview as previews
-from panoptic_jax.weights import checkpoint, initial
+from panoptic_jax.weights import checkpoint, initial, recovery
 
 
 def train(
     config: ml_collections.ConfigDict,
     workdir: str,
     *,
+    interruption: Interruption = UNINTERRUPTED,
     devices: Sequence[jax.Device] | None = None,
     peak_flops: float | None = None,
 ) -> bool:
@@ -40,6 +44,7 @@ def train(
     Args:
       config: Checked.
       workdir: The run's folder; it holds everything about the run.
+      interruption: Asked between steps, and around the compilation.
       devices: What to train on; None for all devices of the job.
       peak_flops: FLOP/s of the devices together, for MFU; None to look it up or measure it.
 
@@ -47,8 +52,10 @@ def train(
       Whether the run is complete; False after SIGTERM, with a checkpoint of the last step.
 
     Raises:
-      FileNotFoundError, ValueError: Data, weights or checkpoints that do not fit the config.
+      FileNotFoundError, ValueError: Data, weights or checkpoints that do not fit the config; no
+        whole checkpoint among damaged ones; a full disk; another training in the workdir.
       FloatingPointError: A step is not finite; the last checkpoint stays good.
+      Interrupted: SIGTERM came before the first step; nothing is lost.
     """
     # --- Data: opened and checked before anything is compiled.
     data_dir, cache = config.data.dir, config.data.cache
@@ -97,100 +104,114 @@ def train(
             fused_attention=config.fused_attention,
         )
 
+    def restore(step):
+        initial.check_bit_order(step.meta, workdir)
+        check_same_model(description, Description.from_json(step.meta['description']), workdir)
+        train_state = step.state(training.abstract_state)
+        batches.set_state(step.position())
+        return step.number, step.meta['seconds'], train_state
+
+    def leave_if_asked():
+        # Several processes have to leave together, which the loop makes them do.
+        if jax.process_count() == 1:
+            interruption.leave_if_asked()
+
     # --- Where the weights come from: this run's checkpoint, else init_weights, else fresh ones.
-    checkpoints = checkpoint.Checkpoints(
-        workdir, keep_last=config.keep_last, keep_every=config.keep_every
-    )
-    start_step, seconds = checkpoints.latest() or 0, 0.0
-    first_key = jax.random.key(config.seed)
-    if start_step:
-        meta = checkpoints.meta(start_step)
-        initial.check_bit_order(meta, workdir)
-        check_same_model(description, Description.from_json(meta['description']), workdir)
-        train_state, position = checkpoints.restore(start_step, training.abstract_state)
-        batches.set_state(position)
-        seconds = meta['seconds']
-        logging.info('Going on from step %d of %s.', start_step, workdir)
-    elif config.init_weights:
-        # Fresh parameters first: what the file lacks keeps them.
-        split = sharding.of_tree(training.abstract_params, mesh)
-        fresh = jax.jit(
-            training.initial_parameters, out_shardings=split, compiler_options=RUNS_ONCE
-        )(first_key)
-        params = initial.load_into(
-            fresh, config.init_weights, manifest, partial=config.init_partial
-        )
-        params = sharding.place(params, split)
-        train_state = jax.jit(training.create, out_shardings=training.shardings)(params)
-    else:
-        train_state = training.first_state(first_key)
-    environment.record(workdir, config.to_dict())
-    logging.info('Train state on %s:\n%s', dict(mesh.shape), sharding.layout_table(train_state))
-    if start_step >= config.steps:
-        logging.info('%s is trained already: step %d of %d.', workdir, start_step, config.steps)
-        checkpoints.close()
-        return True
-
-    # --- Compile ahead, so that a mistake shows before data flow and the clock sees no compilation.
-    validation_losses = jax.jit(training.losses, out_shardings=sharding.replicated(mesh))
-    batch = sharding.put_batch(next(batches), batch_sharding)
-    started = time.monotonic()
-    compiled_step = training.step.lower(train_state, batch).compile()
-    logging.info('Compiled the training step in %.1f s.', time.monotonic() - started)
-
-    # After the restore, since lines of steps that will come again are cut off.
-    writers = dashboards.create_writers(workdir, start_step, config.steps)
-    writers.write_hparams(environment.flat(config.to_dict()))
-    if not start_step:
-        whole = state.merge(train_state.params, train_state.frozen)
-        writers.write_text(0, {'parameters': dashboards.parameter_overview(whole)})
-    peak = peak_flops or clock.matmul_peak(jax.devices())
-    timer = clock.Clock(
-        start_step=start_step,
-        total_steps=config.steps,
-        batch_size=config.batch_size,
-        seconds_at_peak=training.step_flops(batch) / peak,
-        seconds=seconds,
-    )
-    # Steps count from the run's start, so a resumed run does not profile again.
-    profiler = clock.ProfilerWindow(workdir, config.profile_at, config.profile_steps)
-    reset_totals = jax.jit(state.zero_totals, out_shardings=training.shardings.totals)
-
-    def require_finite(totals):
-        if totals['non_finite_step']:
-            newest = checkpoints.latest()
-            kept = f'the checkpoint of step {newest} is good' if newest else 'nothing was saved yet'
-            raise FloatingPointError(
-                f'Loss, gradient or update of step {int(totals["non_finite_step"])} is not finite; '
-                f'{kept}. A lower learning_rate or a longer warmup_steps is the usual cure.'
+    leave_if_asked()
+    with writer_lock.writing(workdir, 'training', interruption):
+        found = recovery.newest(workdir, restore)
+        start_step, seconds = 0, 0.0
+        first_key = jax.random.key(config.seed)
+        if found:
+            (start_step, seconds, train_state), faults = found
+            recovery.set_aside(workdir, faults)
+            logging.info('Going on from step %d of %s.', start_step, workdir)
+        elif config.init_weights:
+            # Fresh parameters first: what the file lacks keeps them.
+            split = sharding.of_tree(training.abstract_params, mesh)
+            fresh = jax.jit(
+                training.initial_parameters, out_shardings=split, compiler_options=RUNS_ONCE
+            )(first_key)
+            params = initial.load_into(
+                fresh, config.init_weights, manifest, partial=config.init_partial
             )
+            params = sharding.place(params, split)
+            train_state = jax.jit(training.create, out_shardings=training.shardings)(params)
+        else:
+            train_state = training.first_state(first_key)
+        environment.record(workdir, config.to_dict())
+        logging.info('Train state on %s:\n%s', dict(mesh.shape), sharding.layout_table(train_state))
+        if start_step >= config.steps:
+            logging.info('%s is trained already: step %d of %d.', workdir, start_step, config.steps)
+            return True
+        checkpoints = checkpoint.Checkpoints(
+            workdir, keep_last=config.keep_last, keep_every=config.keep_every
+        )
+        leave_if_asked()
 
-    def write(step, totals):
-        """Fetches and writes the sums of the window that ended at `step`."""
-        totals = jax.device_get(totals)
-        require_finite(totals)
-        rate = {'learning_rate': float(training.learning_rate(step - 1))}
-        means = state.means_of(totals, has_map=description.predicts_map)
-        # Every line has the same keys, whatever the model.
-        means = {'loss_map': None} | means
-        writers.write(step, means | rate | timer.report(step) | clock.device_memory())
+        # --- Compile ahead, so that a mistake shows before data flow and the clock sees no
+        # compilation.
+        validation_losses = jax.jit(training.losses, out_shardings=sharding.replicated(mesh))
+        batch = sharding.put_batch(next(batches), batch_sharding)
+        started = time.monotonic()
+        compiled_step = training.step.lower(train_state, batch).compile()
+        logging.info('Compiled the training step in %.1f s.', time.monotonic() - started)
+        leave_if_asked()
 
-    def save(step):
-        require_finite(train_state.totals)  # inside a window, where a SIGTERM came
-        writers.flush()
-        meta = {
-            'seconds': timer.seconds,
-            'description': description.to_json(),
-            'bit_order': bits.BIT_ORDER,
-        }
-        checkpoints.save(step, train_state, batches.get_state(), meta)
+        # After the restore, since lines of steps that will come again are cut off.
+        writers = dashboards.create_writers(workdir, start_step, config.steps)
+        writers.write_hparams(environment.flat(config.to_dict()))
+        if not start_step:
+            whole = state.merge(train_state.params, train_state.frozen)
+            writers.write_text(0, {'parameters': dashboards.parameter_overview(whole)})
+        peak = peak_flops or clock.matmul_peak(jax.devices())
+        timer = clock.Clock(
+            start_step=start_step,
+            total_steps=config.steps,
+            batch_size=config.batch_size,
+            seconds_at_peak=training.step_flops(batch) / peak,
+            seconds=seconds,
+        )
+        # Steps count from the run's start, so a resumed run does not profile again.
+        profiler = clock.ProfilerWindow(workdir, config.profile_at, config.profile_steps)
+        reset_totals = jax.jit(state.zero_totals, out_shardings=training.shardings.totals)
 
-    # --- The loop. Numbers of a window are fetched after the next step has been dispatched; a CPU
-    # computes while it dispatches, which would date them one step late.
-    dispatch_computes = jax.default_backend() == 'cpu'
-    pending = None
-    with checkpoint.Preemption() as preemption:
-        try:
+        def require_finite(totals):
+            if totals['non_finite_step']:
+                bad, newest = int(totals['non_finite_step']), checkpoints.latest()
+                good = f'the checkpoint of step {newest} is good' if newest else 'nothing was saved'
+                raise FloatingPointError(
+                    f'Loss, gradient or update of step {bad} is not finite; {good}. A lower '
+                    'learning_rate or a longer warmup_steps is the usual cure.'
+                )
+
+        def write(step, totals):
+            """Fetches and writes the sums of the window that ended at `step`."""
+            totals = jax.device_get(totals)
+            require_finite(totals)
+            rate = {'learning_rate': float(training.learning_rate(step - 1))}
+            means = state.means_of(totals, has_map=description.predicts_map)
+            # Every line has the same keys, whatever the model.
+            means = {'loss_map': None} | means
+            writers.write(step, means | rate | timer.report(step) | clock.device_memory())
+
+        def save(step):
+            writers.flush()
+            meta = {
+                'seconds': timer.seconds,
+                'description': description.to_json(),
+                'bit_order': bits.BIT_ORDER,
+            }
+            checkpoints.save(step, train_state, batches.get_state(), meta)
+
+        # --- The loop. Numbers of a window are fetched after the next step has been dispatched; a
+        # CPU computes while it dispatches, which would date them one step late.
+        dispatch_computes = jax.default_backend() == 'cpu'
+        pending = None
+        with contextlib.ExitStack() as at_end:
+            # Closed from the last one on, and each of them also where another one fails to close.
+            for opened in (writers, checkpoints, batches, profiler):
+                at_end.callback(opened.close)
             for step in range(start_step + 1, config.steps + 1):
                 profiler.before_step(step, train_state.step)
                 train_state = compiled_step(train_state, batch)
@@ -201,7 +222,11 @@ def train(
                     pending = step, train_state.totals
                     train_state = train_state.replace(totals=reset_totals())
 
-                last = step == config.steps or preemption.asked(step)
+                told = told_to_leave(interruption, step)
+                if told:
+                    logging.warning('SIGTERM: saving a checkpoint after this step and leaving.')
+                    interruption.acknowledge()
+                last = step == config.steps or told
                 saves = last or step % config.checkpoint_every == 0
                 validates = validation is not None and step % config.validate_every == 0
                 draws = preview is not None and step % config.preview_every == 0
@@ -210,11 +235,12 @@ def train(
                     if pending:
                         write(*pending)
                         pending = None
+                    # Also inside a window, where a SIGTERM comes.
+                    require_finite(train_state.totals)
+                    # The save is the last of it: what a killed run has not saved is written again.
                     with timer.paused():
-                        if saves:
-                            save(step)
                         if validates:
-                            scores = validate(
+                            scores = held_out.losses(
                                 functools.partial(
                                     validation_losses, train_state.ema, train_state.frozen
                                 ),
@@ -230,48 +256,22 @@ def train(
                             pictures, scores = preview(averaged)
                             writers.write_images(step, pictures)
                             writers.write_validation(step, scores)
+                        if saves:
+                            save(step)
                 if last:
                     break
                 batch = sharding.put_batch(next(batches), batch_sharding)
-        finally:
-            profiler.close()
-            batches.close()
-            checkpoints.close()
-            writers.close()
-    logging.info('Step %d of %d is done and saved.', step, config.steps)
-    return step == config.steps
+        logging.info('Step %d of %d is done and saved.', step, config.steps)
+        logging.info('Curves and pictures: %s', dashboards.command(workdir))
+        return step == config.steps
 
 
-def validate(
-    losses: Callable[[dict, jax.Array], dict[str, jax.Array]],
-    split: loader.Split,
-    *,
-    batch_size: int,
-    batches: int,
-    seed: int,
-    batch_sharding: jax.sharding.NamedSharding,
-) -> dict[str, float]:
-    """Held-out losses per stream, on the same images and noise each time.
+def told_to_leave(interruption: Interruption, step: int) -> bool:
+    """Whether a SIGTERM asks for the end after `step`; every process has to ask at every step.
 
-    Args:
-      losses: (batch, key) -> {stream: () mean loss}.
-      split: Its images in order; where the batches hold more of them, the images repeat.
-      batch_size: Examples of a batch over all processes.
-      batches: How many.
-      seed: Decides noise and times.
-      batch_sharding: Where a batch lies.
+    In a job of several processes JAX's own service listens, so that all of them stop after the same
+    step.
     """
-    share = batch_size // jax.process_count()
-    sums = {}
-    for number in range(batches):
-        first = number * batch_size + jax.process_index() * share
-        records = [split[(first + i) % len(split)] for i in range(share)]
-        arrays = ('latents', 'moments', 'category', 'instance')
-        names = [name for name in arrays if name in records[0]]
-        batch = {name: np.stack([record[name] for record in records]) for name in names}
-        batch['text'] = np.stack([record['texts'][0] for record in records])
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        for stream, value in losses(sharding.put_batch(batch, batch_sharding), key).items():
-            name = f'validation/loss_{stream}'
-            sums[name] = sums.get(name, 0.0) + float(value) / batches
-    return sums
+    if jax.process_count() == 1:
+        return interruption.asked()
+    return reached_preemption_sync_point(step)

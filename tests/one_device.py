@@ -19,8 +19,9 @@ def prepare(config):
     preparation.prepare(config, devices=devices())
 
 
-def train(config, workdir):
-    return training.train(config, str(workdir), devices=devices(), peak_flops=PEAK_FLOPS)
+def train(config, workdir, **options):
+    options = {'devices': devices(), 'peak_flops': PEAK_FLOPS} | options
+    return training.train(config, str(workdir), **options)
 
 
 def sample(config, workdir):

@@ -25,9 +25,9 @@ from panoptic_jax import export_weights, train
 from panoptic_jax.data import loader
 from panoptic_jax.diffusion import loss
 from panoptic_jax.logs import clock, json_lines
-from panoptic_jax.machine import sharding
+from panoptic_jax.machine import interruption, sharding, writer_lock
 from panoptic_jax.programs import state, train_step
-from panoptic_jax.weights import checkpoint
+from panoptic_jax.weights import checkpoint, recovery
 from panoptic_jax.weights import file as weights_file
 from panoptic_jax.weights import trained as trained_weights
 
@@ -250,6 +250,72 @@ def test_killed_run_ends_as_an_unbroken_one(scenes, tmp_path):
     assert seconds == sorted(seconds)
 
 
+def test_run_killed_between_validation_and_save_writes_the_same_lines(copy, monkeypatch):
+    """Step 12 validates; the run is killed before it saves, and goes on from step 10."""
+    workdir, config = copy
+    config.validate_every = 6
+    shutil.rmtree(workdir / 'checkpoints' / '00000012')
+    log = workdir / 'validation.jsonl'
+    expected = validation_of(log)
+    assert [line['step'] for line in expected] == [6, 12]
+    save, there = checkpoint.Checkpoints.save, []
+
+    def saved(self, step, *others):
+        there.append((step, [line['step'] for line in validation_of(log)]))
+        save(self, step, *others)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, 'save', saved)
+    lines = losses_of(workdir)
+    assert one_device.train(config, workdir)
+    # Nothing of a step is written after its save.
+    assert there == [(12, [6, 12])]
+    assert validation_of(log) == expected
+    assert losses_of(workdir) == lines
+
+
+def validation_of(path):
+    return [line for line in json_lines.read(path) if 'validation/loss_image' in line]
+
+
+def test_sigterm_before_the_first_step_loses_nothing(config, tmp_path):
+    with interruption.Interruption() as asked:
+        asked.ask()
+        while not asked.asked():
+            time.sleep(0.01)
+        with pytest.raises(interruption.Interrupted):
+            one_device.train(config, tmp_path, interruption=asked)
+    assert steps_of(tmp_path) == []
+
+
+def test_damaged_newest_checkpoint_is_trained_again_from_the_one_before(copy):
+    workdir, config = copy
+    whole = raw_state(workdir, 12)
+    path = max((workdir / 'checkpoints' / '00000012' / 'state').rglob('*'), key=size_of)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert trained_weights.from_checkpoint(str(workdir), ema=True).step == 10
+    assert one_device.train(config, workdir)
+    assert steps_of(workdir) == [6, 10, 12]
+    assert (workdir / 'checkpoints' / '00000012.damaged').is_dir()
+    for name, value in raw_state(workdir, 12).items():
+        np.testing.assert_array_equal(value, whole[name], err_msg=name)
+    assert [line['step'] for line in losses_of(workdir)] == [2, 4, 6, 8, 10, 12]
+
+
+def size_of(path):
+    return path.stat().st_size if path.is_file() else 0
+
+
+def test_second_training_in_a_workdir_is_refused(copy):
+    workdir, config = copy
+    with (
+        writer_lock.writing(workdir, 'training'),
+        pytest.raises(ValueError, match=r'Another training \(process \d+ .* since'),
+    ):
+        one_device.train(config, workdir)
+
+
 def test_saved_state_is_not_touched_by_the_steps_after_it(tmp_path):
     """The save goes on in the background while the next steps take over the state's buffers."""
     mesh = sharding.make_mesh(data=2, fsdp=4)
@@ -270,7 +336,7 @@ def test_saved_state_is_not_touched_by_the_steps_after_it(tmp_path):
         tree = step(tree)
     jax.block_until_ready(tree)
     checkpoints.close()
-    found, _ = checkpoint.Checkpoints(str(tmp_path), read_only=True).restore(1, abstract)
+    found, _ = recovery.newest(str(tmp_path), lambda step: step.state(abstract))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     assert float(tree['w0'][0, 0]) != float(expected['w0'][0, 0])
 
@@ -314,7 +380,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_the_step(copy, monkeypa
     assert steps_of(workdir) == [6, 10, 12]
     assert [line['step'] for line in losses_of(workdir)][-1] == 12
     # Nor does a SIGTERM before the window's end save the ruins.
-    monkeypatch.setattr(checkpoint.Preemption, 'asked', lambda self, step: step == 14)
+    monkeypatch.setattr(train, 'told_to_leave', lambda interruption, step: step == 14)
     with pytest.raises(FloatingPointError, match=sentence):
         one_device.train(config, workdir)
     assert steps_of(workdir) == [6, 10, 12]

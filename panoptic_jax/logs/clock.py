@@ -215,10 +215,14 @@ class ProfilerWindow:
         self.active = True
 
     def close(self) -> None:
-        """Writes the trace if one is open; nothing is traced afterwards."""
-        if self.active:
-            jax.profiler.stop_trace()
+        """Writes the trace if one is open; nothing is traced afterwards.
+
+        Raises:
+          ValueError: the disk is full, or refuses otherwise.
+        """
+        was_active, self.active, self._closed = self.active, False, True
+        if was_active:
+            with files.explaining(os.path.join(self._traced, 'plugins')):
+                jax.profiler.stop_trace()
             if files.is_remote(self._folder):
                 files.move_up(self._traced, self._folder)
-        self.active = False
-        self._closed = True

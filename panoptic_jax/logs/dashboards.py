@@ -6,6 +6,7 @@ TensorFlow. The numbers come from the callers and from `logs/clock.py`; `logs/js
 """
 
 import os
+import shlex
 import sys
 import time
 import types
@@ -19,8 +20,7 @@ from clu import parameter_overview as clu_overview
 from etils import epath
 from tensorboardX import record_writer, summary
 
-from panoptic_jax.logs import event_files, json_lines
-from panoptic_jax.machine import files
+from panoptic_jax.logs import event_files, json_lines, progress
 
 # clu.metric_writers imports its TensorFlow writer when it is loaded, and clu has no setting against
 # that. An empty module takes that name first, so that nobody has to install TensorFlow (a gigabyte,
@@ -52,11 +52,10 @@ class TensorBoardWriter(metric_writers.MetricWriter):
           start_step: Steps that are done.
           part_bytes: Size of the parts of a remote file, see `logs/event_files.py`.
         """
-        if files.is_remote(folder):
-            folders = event_files.BucketFolders(part_bytes=part_bytes)
-            record_writer.register_writer_factory('gs', folders)
+        scheme, place, folders = event_files.place_of(folder, part_bytes=part_bytes)
+        record_writer.register_writer_factory(scheme, folders)
         self._writer = tensorboardX.SummaryWriter(
-            os.fspath(folder),
+            place,
             purge_step=start_step + 1,
             flush_secs=30,
             # tensorboardX's own names count seconds: two starts within one would share a file.
@@ -133,6 +132,7 @@ class Writers:
             )
             self._log = json_lines.JsonLines(workdir / 'metrics.jsonl', start_step)
             self._validation = json_lines.JsonLines(workdir / 'validation.jsonl', start_step)
+            self._bar = progress.bar('train', 'steps', total_steps, start_step)
         else:
             self._clu = metric_writers.MultiWriter([])
 
@@ -149,7 +149,8 @@ class Writers:
             numbers = json_lines.plain(scalars)
             self._clu.write_scalars(step, _present(numbers))
             self._log.write(step, numbers)
-            print(_console_line(step, self._total_steps, numbers), flush=True)
+            self._bar.update(step - self._bar.n)
+            progress.say(_console_line(step, self._total_steps, numbers), sys.stdout)
 
     def write_validation(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Held-out losses and scores of previews: TensorBoard, validation.jsonl, the console."""
@@ -160,7 +161,7 @@ class Writers:
             self._clu.write_scalars(step, present)
             self._validation.write(step, numbers)
             line = '  '.join(f'{name} {value:.4g}' for name, value in present.items())
-            print(f'step {step:,}  {line}', flush=True)
+            progress.say(f'step {step:,}  {line}', sys.stdout)
 
     def write_images(self, step: int, images: Mapping[str, Any]) -> None:
         """Names to pictures (N, H, W, 3) or (H, W, 3), uint8 or float in [0, 1]."""
@@ -188,6 +189,8 @@ class Writers:
     def close(self) -> None:
         self.flush()
         self._clu.close()
+        if self._first:
+            self._bar.close()
 
 
 def create_writers(workdir: epath.PathLike, start_step: int, total_steps: int) -> Writers:
@@ -202,6 +205,11 @@ def create_writers(workdir: epath.PathLike, start_step: int, total_steps: int) -
       total_steps: Steps at the end of the run, for the console.
     """
     return Writers(workdir, start_step, total_steps, first=jax.process_index() == 0)
+
+
+def command(workdir: epath.PathLike) -> str:
+    """The command that shows the curves and pictures of a run in a browser."""
+    return f'tensorboard --logdir {shlex.quote(os.fspath(epath.Path(workdir) / "tensorboard"))}'
 
 
 def parameter_overview(params: Any) -> str:

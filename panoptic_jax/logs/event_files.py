@@ -1,16 +1,21 @@
-"""TensorBoard's event files in a bucket, which knows no append: parts that are written again.
+"""TensorBoard's event files, on disks that may be full and in buckets, which know no append.
 
-tensorboardX can write to buckets by itself, but then every flush writes all of a run's events,
-pictures included. `logs/dashboards.py` says what the events are.
+tensorboardX can write to both by itself. But an error of the disk would end its thread and hang the
+run, and in a bucket every flush would write all of a run's events, pictures included.
+`logs/dashboards.py` says what the events are.
 """
 
+import os
+
 from absl import logging
+from etils import epath
 
 from panoptic_jax.machine import files
 
 # A flush writes at most this again, and one event more. Larger parts make slower flushes, and
 # smaller ones make more files for TensorBoard to list.
 PART_BYTES = 8 * 2**20
+_LOCAL = 'local:'  # stands before a local path that goes to tensorboardX
 
 
 class BucketFiles:
@@ -67,3 +72,54 @@ class BucketFolders:
 
     def directory_check(self, path: str) -> None:
         """A bucket's folders need not be made."""
+
+
+class LocalFile:
+    """An event file on a disk. What a full disk does not take waits for the next flush."""
+
+    def __init__(self, path: str):
+        """Makes the file at `path`."""
+        self._path = path
+        # Unbuffered, so that it is known how much of the content has been written.
+        self._file = open(path, 'wb', buffering=0)  # noqa: SIM115 - closed by tensorboardX
+        self._waiting = bytearray()
+
+    def write(self, content: bytes) -> None:
+        self._waiting += content
+
+    def flush(self) -> None:
+        # Raised, an error would end tensorboardX's thread and hang the run.
+        try:
+            while self._waiting:
+                del self._waiting[: self._file.write(self._waiting)]
+        except OSError as error:
+            logging.warning('%s is written later: %s.', self._path, error.strerror)
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+
+class LocalFolders:
+    """The same for local paths, which `place_of` gives a scheme of their own."""
+
+    def open(self, path: str) -> LocalFile:
+        return LocalFile(path.removeprefix(_LOCAL))
+
+    def directory_check(self, path: str) -> None:
+        os.makedirs(path.removeprefix(_LOCAL), exist_ok=True)
+
+
+def place_of(
+    folder: epath.PathLike, *, part_bytes: int
+) -> tuple[str, str, BucketFolders | LocalFolders]:
+    """(scheme, folder with that scheme, what opens files there) for tensorboardX.
+
+    Args:
+      folder: Where event files lie, local or remote.
+      part_bytes: See `BucketFiles`.
+    """
+    path = os.fspath(folder)
+    if files.is_remote(path):
+        return path.partition(':')[0], path, BucketFolders(part_bytes=part_bytes)
+    return _LOCAL.rstrip(':'), _LOCAL + os.path.abspath(path), LocalFolders()

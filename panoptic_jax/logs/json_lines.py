@@ -43,11 +43,15 @@ class JsonLines:
         self._put()
 
     def write(self, step: int, numbers: Mapping[str, float | None]) -> None:
-        """Adds one line: the step, and finite numbers or None, as `plain` makes them."""
+        """Adds one line: the step, and finite numbers or None, as `plain` makes them.
+
+        Raises:
+          ValueError: the disk is full, or refuses otherwise.
+        """
         line = json.dumps({'step': step, **numbers}, allow_nan=False) + '\n'
         if not self._remote:
             # Opened for each line, so that nothing is left in a buffer when the process is killed.
-            with open(self._path, 'a') as file:
+            with files.explaining(self._path, len(line)), open(self._path, 'a') as file:
                 file.write(line)
             return
         self._lines.append(line)

@@ -1,155 +1,160 @@
-"""Checkpoints: `workdir/checkpoints/<step>/{state, data, meta}`, written whole or not at all.
+"""Saves checkpoints: `workdir/checkpoints/<step>/{state, data, meta}`, written whole or not at all.
 
 In a bucket, `commit_success.txt` in a step's folder says that the step is whole; Orbax writes it.
-This is the only module that knows Orbax. `train.py` decides what is saved, and when.
+`weights/steps.py` reads what is saved here, `weights/orbax_files.py` knows how files are written.
+`train.py` decides what is saved, and when.
 """
 
-import signal
-import threading
+import contextlib
+import errno
+import math
+import os
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
-from jax.experimental.multihost_utils import reached_preemption_sync_point
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from panoptic_jax.machine import files
+from panoptic_jax.weights import checksums, orbax_files, steps
 
-DIGITS = 8  # of the step in a folder's name; reader and writer must agree
+# What TensorStore says of a disk in the words of the system, inside other errors.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 class Checkpoints:
-    """The checkpoints of one working directory. Saves run in the background.
+    """Saves the checkpoints of one working directory, in the background.
 
     The caller may donate a state's buffers to the next step as soon as `save` returns: on
     accelerators the state has been copied to the host by then, and on CPU, where Orbax reads the
     very buffers, JAX does not write into a buffer that is being read but takes a new one.
     """
 
-    def __init__(
-        self, workdir: str, keep_last: int = 1, keep_every: int = 0, read_only: bool = False
-    ):
-        """Opens the checkpoints and, unless `read_only`, removes what a killed save has left.
+    def __init__(self, workdir: str, keep_last: int = 1, keep_every: int = 0):
+        """Opens the checkpoints and removes what a killed save has left.
 
         Args:
-          workdir: The run's folder; `checkpoints/` in it is made if missing and not `read_only`.
+          workdir: The run's folder; `checkpoints/` in it is made if missing.
           keep_last: How many of the newest checkpoints to keep.
           keep_every: Keep the checkpoints at multiples of this many steps, too; 0: none.
-          read_only: Only restore. Another process may be training into the folder.
+
+        Raises:
+          ValueError: the folder cannot be made or written.
         """
-        folder = epath.Path(workdir)
-        if not files.is_remote(folder):
-            # Orbax wants absolute paths. epath would put the current folder before a bucket.
-            folder = folder.absolute()
-        # More than one, since the newest may be cut off by a full disk.
-        kept = [preservation_policy.LatestN(keep_last)]
-        if keep_every:
-            kept.append(preservation_policy.EveryNSteps(keep_every))
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=preservation_policy.AnyPreservationPolicy(kept),
-            step_format_fixed_length=DIGITS,
-            enable_async_checkpointing=True,
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
-            # Orbax sets these two itself for a reader, with a warning each.
-            create=not read_only,
-            save_interval_steps=0 if read_only else 1,
+        self._folder = steps.folder_of(workdir)
+        self._saving: int | None = None  # the step of the last save
+        self._bytes = 0  # of its state
+        self._failed = False
+        self._until_close = contextlib.ExitStack()
+        _require_writable(self._folder)
+        self._until_close.enter_context(orbax_files.quiet())
+        self._manager = orbax_files.open_manager(
+            self._folder, digits=steps.DIGITS, keep_last=keep_last, keep_every=keep_every
         )
-        self._manager = ocp.CheckpointManager(folder / 'checkpoints', options=options)
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint; None where there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any, data: dict, meta: dict) -> None:
-        """Starts a save in the background; raises if the save before failed there.
+        """Starts a save in the background.
 
         Args:
           step: Optimiser steps done.
           state: The whole training state.
           data: The position in the data, JSON-able.
           meta: What a reader has to know before it can restore the state, JSON-able.
+
+        Raises:
+          ValueError: this save cannot start, or the one before it has failed in the background.
         """
         # A run that resumes at its last step has nothing new to save.
         if step in self._manager.all_steps():
             return
-        self._manager.check_for_errors()
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(data),
-                meta=ocp.args.JsonSave(meta),
-            ),
-            force=True,
+        self._finish()
+        self._saving = step
+        self._bytes = sum(
+            math.prod(array.shape) * array.dtype.itemsize for array in jax.tree.leaves(state)
         )
-
-    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
-        """(state, data) of a step, the state laid out as `abstract_state`'s shardings say."""
-        parts = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()
-        )
-        restored = self._manager.restore(step, args=parts)
-        return restored['state'], restored['data']
-
-    def meta(self, step: int) -> dict:
-        """The `meta` that `save` was given."""
-        parts = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=parts)['meta']
-
-    def restore_parts(self, step: int, abstract_parts: dict) -> dict:
-        """Some parts of a state alone, for example {'ema': ..., 'frozen': ...}."""
-        # A sampler reads the average only: the optimiser's state is twice as large.
-        parts = ocp.args.PyTreeRestore(
-            item=abstract_parts,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract_parts),
-            partial_restore=True,
-        )
-        return self._manager.restore(step, args=ocp.args.Composite(state=parts))['state']
+        with self._explaining():
+            parts = orbax_files.parts_of(state, data, {**meta, 'checksums': checksums.LIST})
+            self._manager.save(step, args=parts, force=True)
 
     def close(self) -> None:
-        """Waits until everything is written; raises if a background save failed."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
-        self._manager.close()
+        """Waits until everything is written and makes sure that it is there.
+
+        Raises:
+          ValueError: the last save has failed.
+        """
+        with self._until_close:
+            if self._failed:
+                # It has been said.
+                with contextlib.suppress(Exception):
+                    self._manager.close()
+                return
+            self._finish()
+            self._manager.close()
+
+    def _finish(self) -> None:
+        """Waits for the last save, and raises ValueError if it has failed."""
+        if self._saving is None:
+            return
+        with self._explaining():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        saved = self._folder / steps.name_of(self._saving)
+        # Errors alone do not tell: Orbax has left out a state without raising one.
+        if jax.process_index() == 0:
+            fault = checksums.fault(saved, contents=False)
+            if fault or not checksums.has_list(saved):
+                self._failed = True
+                fault = fault or 'its list of checksums is missing'
+                raise ValueError(f'The checkpoint {saved} was not saved whole: {fault}.')
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Turns what a save raises into a sentence, and clears away what the save has left."""
+        try:
+            yield
+        # Orbax and TensorStore raise errors of many kinds.
+        except Exception as error:
+            self._failed = True
+            _remove_unfinished(self._folder, self._saving)
+            older = [step for step in self._manager.all_steps() if step != self._saving]
+            kept = f'the checkpoint of step {max(older)} is good' if older else 'there is no older'
+            reason = str(_explained(error, self._folder, self._bytes)).rstrip('.')
+            raise ValueError(
+                f'The checkpoint of step {self._saving} could not be saved ({kept}): {reason}.'
+            ) from error
 
 
-def has_any(workdir: str) -> bool:
-    """Whether a workdir holds a complete checkpoint.
+def _require_writable(folder: epath.Path) -> None:
+    """Makes a folder, and raises ValueError if nothing can be written into it."""
+    # A bucket has been asked already, see `files.connect`.
+    if files.is_remote(folder) or jax.process_index():
+        return
+    with files.explaining(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f'writable{orbax_files.UNFINISHED}'
+        probe.mkdir(exist_ok=True)
+        probe.rmdir()
 
-    An unfinished checkpoint has another name. In a bucket, where nothing is renamed, it lacks a
-    marker.
-    """
-    folder = epath.Path(workdir) / 'checkpoints'
-    return folder.is_dir() and any(
-        path.name.isdecimal() and ocp.path.step.is_path_finalized(path) for path in folder.iterdir()
-    )
+
+def _remove_unfinished(folder: epath.Path, step: int) -> None:
+    """Makes room: what a failed save has written is of no use. In a bucket the next start does."""
+    if files.is_remote(folder) or jax.process_index():
+        return
+    for path in folder.iterdir():
+        if path.name.startswith(steps.name_of(step) + orbax_files.UNFINISHED):
+            shutil.rmtree(path, ignore_errors=True)
 
 
-class Preemption:
-    """Turns SIGTERM into a question that the loop asks between steps.
-
-    In a job of several processes JAX's own service listens, so that all of them stop after the same
-    step.
-    """
-
-    def __enter__(self) -> 'Preemption':
-        self._asked = threading.Event()
-        self._alone = jax.process_count() == 1
-        if self._alone:
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        return self
-
-    def _note(self, number, frame):
-        logging.warning('SIGTERM: saving a checkpoint after this step and leaving.')
-        self._asked.set()
-
-    def asked(self, step: int) -> bool:
-        """Whether to leave after `step`; every process has to ask at every step."""
-        return self._asked.is_set() if self._alone else reached_preemption_sync_point(step)
-
-    def __exit__(self, *exception):
-        if self._alone:
-            signal.signal(signal.SIGTERM, self._before)
+def _explained(error: Exception, folder: epath.Path, size: int) -> Exception:
+    """The sentence for a disk that refused something; for other errors the first line of theirs."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code is None:
+        code = next((code for code in _DISK_ERRORS if os.strerror(code) in str(error)), None)
+    if code is None:
+        return ValueError(str(error).strip().partition('\n')[0] or type(error).__name__)
+    return files.explained(OSError(code, os.strerror(code)), folder / 'state', size)

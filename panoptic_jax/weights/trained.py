@@ -1,7 +1,7 @@
 """The parameters of a finished or running training, for sampling and export.
 
-They come from the newest checkpoint or from a weights file; `weights/checkpoint.py` and
-`weights/file.py` know these formats.
+They come from the newest checkpoint or from a weights file; `weights/recovery.py` and
+`weights/file.py` read them.
 """
 
 import hashlib
@@ -11,10 +11,10 @@ from etils import epath
 
 from panoptic_jax.data import loader
 from panoptic_jax.data.manifest import open_manifest
-from panoptic_jax.machine import hosts, sharding
+from panoptic_jax.machine import sharding
 from panoptic_jax.programs import state
 from panoptic_jax.programs.description import Description, check_encoders
-from panoptic_jax.weights import checkpoint, initial
+from panoptic_jax.weights import initial, recovery, steps
 from panoptic_jax.weights.file import Weights, load, read
 
 _HASH_DIGITS = 12  # of a file's SHA-256, in the name of its weights
@@ -42,28 +42,30 @@ def from_checkpoint(workdir: str, *, ema: bool) -> Restored:
       ema: Whether to take the averaged weights rather than the last ones.
 
     Raises:
-      FileNotFoundError: there is no checkpoint.
+      FileNotFoundError, ValueError: there is no checkpoint, none is whole, or its weights are not
+        finite.
     """
-    if not checkpoint.has_any(workdir):
+
+    def restore(step: steps.Step) -> Restored:
+        initial.check_bit_order(step.meta, workdir)
+        description = Description.from_json(step.meta['description'])
+        trainable, frozen = state.split(description.abstract_parameters(), description.is_frozen())
+        name = 'ema' if ema else 'params'
+        # The optimiser's state is left on disk: it is twice as large as the model.
+        parts = {name: trainable} | ({'frozen': frozen} if frozen else {})
+        shardings = sharding.of_tree(parts, sharding.local_mesh(fsdp=-1))
+        restored = step.parts(sharding.abstract(parts, shardings))
+        params = state.merge(restored[name], restored.get('frozen', {}))
+        return Restored(params, description, step.number)
+
+    found = recovery.newest(workdir, restore)
+    if found is None:
         raise FileNotFoundError(
             f'{workdir} holds no checkpoint; train into it first, or name a weights file with '
             '--config.sample.weights=PATH.'
         )
-    checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
-    # Another checkpoint may be there when the next process looks: all take the first one's.
-    step = hosts.of_first(checkpoints.latest())
-    meta = checkpoints.meta(step)
-    initial.check_bit_order(meta, workdir)
-    description = Description.from_json(meta['description'])
-    trainable, frozen = state.split(description.abstract_parameters(), description.is_frozen())
-    name = 'ema' if ema else 'params'
-    # The optimiser's state is left on disk: it is twice as large as the model.
-    parts = {name: trainable} | ({'frozen': frozen} if frozen else {})
-    shardings = sharding.of_tree(parts, sharding.local_mesh(fsdp=-1))
-    restored = checkpoints.restore_parts(step, sharding.abstract(parts, shardings))
-    checkpoints.close()
-    params = state.merge(restored[name], restored.get('frozen', {}))
-    return Restored(params, description, step)
+    restored, _ = found
+    return restored
 
 
 def for_sampling(
@@ -85,7 +87,7 @@ def for_sampling(
       FileNotFoundError, ValueError: no such weights, or data of other encoders.
     """
     imported = epath.Path(workdir) / 'weights.safetensors'
-    if not weights_path and imported.exists() and not checkpoint.has_any(workdir):
+    if not weights_path and imported.exists() and not steps.numbers(workdir):
         weights_path = str(imported)
     if weights_path:
         # The name changes with the content, so that samples of other weights are not taken up.

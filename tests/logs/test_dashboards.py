@@ -1,17 +1,21 @@
 """Dashboards read back from disk: event files, lines, the console."""
 
+import errno
 import json
 import math
+import shlex
 import struct
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import logging
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from panoptic_jax.logs import dashboards, json_lines
+from panoptic_jax.logs import dashboards, event_files, json_lines
 
 SCALARS = {
     'loss': 0.5,
@@ -215,3 +219,57 @@ def test_parameter_overview_counts():
     )
     assert 'dense/kernel' in text
     assert 'Total: 20' in text
+
+
+class FullDisk:
+    """A file that takes some bytes, then none, and after a while all."""
+
+    def __init__(self):
+        self.content, self.calls = b'', 0
+
+    def write(self, content):
+        self.calls += 1
+        if 1 < self.calls < 4:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        taken = bytes(content[:3] if self.calls == 1 else content)
+        self.content += taken
+        return len(taken)
+
+    def close(self):
+        pass
+
+
+def test_a_full_disk_costs_no_event(tmp_path, monkeypatch):
+    file = event_files.LocalFile(str(tmp_path / 'events'))
+    file._file.close()
+    file._file = FullDisk()
+    warnings = []
+    monkeypatch.setattr(logging, 'warning', lambda text, *values: warnings.append(text % values))
+    content = [np.random.default_rng(seed).bytes(10) for seed in range(3)]
+    for part in content:
+        file.write(part)
+        file.flush()
+    file.close()
+    assert file._file.content == b''.join(content)
+    assert len(warnings) == 2
+    assert 'events is written later: No space left on device.' in warnings[0]
+
+
+def test_a_full_disk_under_the_lines_is_one_sentence(tmp_path):
+    log = json_lines.JsonLines(tmp_path / 'metrics.jsonl', 0)
+    log._path = Path('/dev/full')
+    with pytest.raises(
+        ValueError, match=r'The disk of the folder /dev is full: full takes .*26 bytes'
+    ):
+        log.write(1, {'loss': 0.25})
+
+
+@pytest.mark.parametrize('name', ['a[1]', 'ä 猫', 'gs:x', "it's"])
+def test_folders_of_any_name_are_written(tmp_path, name):
+    writers = dashboards.create_writers(tmp_path / name, start_step=0, total_steps=1)
+    writers.write(1, SCALARS)
+    writers.close()
+    assert ('loss', 1) in _shown(_events(tmp_path / name / 'tensorboard'))
+    assert json_lines.read(tmp_path / name / 'metrics.jsonl')[0]['loss'] == 0.5
+    command = shlex.split(dashboards.command(tmp_path / name))
+    assert command == ['tensorboard', '--logdir', str(tmp_path / name / 'tensorboard')]

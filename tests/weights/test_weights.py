@@ -167,6 +167,11 @@ def test_a_checkpoint_of_another_model_is_refused(saved):
     deep = with_model(description, depth=4)
     with pytest.raises(ValueError, match=r'model\.depth: 2 there, 4 in this config'):
         check_same_model(deep, description, 'runs/a')
+    quiet = dataclasses.replace(description, map_noise_std=0.5)
+    check_same_model(quiet, description, 'runs/a')  # it has no map
+    quiet, description = (with_model(each, name='one_stream') for each in (quiet, description))
+    with pytest.raises(ValueError, match=r'map_noise_std: 2\.0 there, 0\.5 in this config'):
+        check_same_model(quiet, description, 'runs/a')
     categories = description.categories
     fewer = dataclasses.replace(
         description,
