@@ -25,9 +25,12 @@ from panoptic_jax.data.scenes import Scenes
 from panoptic_jax.encoders import clip, clip_tokens, inception
 from panoptic_jax.encoders.load import load_autoencoder
 from panoptic_jax.export.pairs import Pairs
+from panoptic_jax.machine import writer_lock
+from panoptic_jax.machine.interruption import Interrupted, Interruption
 from panoptic_jax.metrics import clip_score, cmmd, fid, mcd
 from panoptic_jax.scoring import maps as map_scores
-from panoptic_jax.scoring.features import Features, load_networks, square
+from panoptic_jax.scoring.features import Features, square
+from panoptic_jax.scoring.networks import load_networks
 
 
 def copy_of_run(folder, trained, sampled):
@@ -41,8 +44,8 @@ def copy_of_run(folder, trained, sampled):
     return config
 
 
-def metrics_of(workdir):
-    return json.loads((workdir / 'metrics.json').read_text())
+def metrics_of(workdir, name='metrics.json'):
+    return json.loads((workdir / name).read_text())
 
 
 def save_tower(path, shapes, seed=0):
@@ -70,6 +73,8 @@ def towers(tmp_path_factory):
         key = jax.random.key(0)
         image = jnp.zeros((1, 299, 299, 3))
         shapes = jax.eval_shape(inception.Inception().init, key, image)['params']
+        # Its classes are not used, but they tell FID's Inception from others.
+        shapes['fc'] = {'kernel': jax.ShapeDtypeStruct((2048, 1008), jnp.float32)}
         save_tower(folder / 'inception.safetensors', shapes)
         text, vision = clip.Text(clip_tokens.VOCABULARY, 64, 1), clip.Vision(32, 64, 1)
         projection = {'kernel': jax.ShapeDtypeStruct((64, 48), jnp.float32)}
@@ -134,6 +139,14 @@ def test_maps_that_are_half_wrong_agree_less(repeated):
     maps[0, :32] = 133  # no scene has it: half of one map of three is wrong
     agreement, _ = measure(images, maps)
     assert agreement.value == pytest.approx(5 / 6)
+
+
+def test_a_picture_of_one_colour_is_like_no_training_picture(repeated):
+    """Its latents are constant, and a correlation would be NaN."""
+    images, maps, measure = repeated
+    black = np.zeros((256, 256, 3), np.uint8)
+    _, correlation = measure([black, *images[1:]], maps)
+    assert 0.6 < correlation.value < 0.7  # two of three
 
 
 def test_noise_is_not_like_a_training_picture(repeated):
@@ -330,6 +343,10 @@ def test_statistics_serve_the_next_run(scored, scored_config, tmp_path):
 # --- Folders of others.
 
 
+# Category 2 of scenes.
+CATEGORY = Scenes(0, 1, 'train').categories[1].name
+
+
 def others_folder(path, split, maps=True):
     """Makes a folder of two pictures of odd sizes, with captions by image_id and half-void maps."""
     (path / 'images').mkdir(parents=True)
@@ -348,7 +365,7 @@ def others_folder(path, split, maps=True):
         annotations.append({'file_name': f'{name}.png', 'segments_info': segments})
     (path / 'captions.json').write_text(json.dumps(captions))
     if maps:
-        content = {'annotations': annotations, 'categories': [{'id': 2}]}
+        content = {'annotations': annotations, 'categories': [{'id': 2, 'name': CATEGORY}]}
         (path / 'panoptic.json').write_text(json.dumps(content))
     return path
 
@@ -368,8 +385,12 @@ def theirs(tmp_path_factory, scenes, towers):
     return once(tmp_path_factory, 'theirs', make)
 
 
+def scores_of_theirs(theirs):
+    return metrics_of(theirs / 'run', 'metrics_theirs_theirs.json')
+
+
 def test_images_of_others_are_scored(theirs):
-    metrics = metrics_of(theirs / 'run')
+    metrics = scores_of_theirs(theirs)
     assert metrics['CLIP score']['label'] == 'CLIP_score/2'
     assert metrics['CLIP score']['weights'] == 'theirs'
 
@@ -381,7 +402,21 @@ def test_maps_of_others_are_scored_in_the_stored_size(theirs):
     share = np.zeros(256)
     share[[0, 2]] = 0.5
     expected = np.mean([np.abs(share - own).sum() for own in truth])
-    assert metrics_of(theirs / 'run')['MCD']['value'] == pytest.approx(expected)
+    assert scores_of_theirs(theirs)['MCD']['value'] == pytest.approx(expected)
+
+
+def test_scores_of_others_leave_those_of_the_run_alone(theirs):
+    names = {path.name for path in (theirs / 'run').iterdir()}
+    assert {'metrics_theirs_theirs.json', 'tensorboard'} <= names
+    assert 'metrics.json' not in names
+
+
+def with_maps(config):
+    """The config of `unmapped`, whose folder gets back its maps."""
+    folder = Path(config.evaluate.folder)
+    shutil.rmtree(folder)
+    others_folder(folder, loader.Split(config.data.dir, 'validation'))
+    return config
 
 
 @pytest.fixture
@@ -393,16 +428,64 @@ def unmapped(config, tmp_path):
 
 
 def test_a_folder_without_maps_and_networks_cannot_be_scored(unmapped, tmp_path):
-    with pytest.raises(ValueError, match=r'Name networks .* --config\.evaluate\.inception'):
+    expected = (
+        r'theirs can be scored\. Left out: FID \(--config\.evaluate\.inception=FILE .*; MCD \('
+    )
+    with pytest.raises(ValueError, match=expected):
         one_device.evaluate(unmapped, tmp_path)
 
 
 def test_missing_networks_are_named(unmapped, tmp_path):
     unmapped.evaluate.inception = str(tmp_path / 'nowhere')
     with pytest.raises(
-        FileNotFoundError, match=r'evaluate\.inception is .*; give the path of Incep'
+        ValueError, match=r'FID \(evaluate\.inception is .*; give the path of Incep'
     ):
         one_device.evaluate(unmapped, tmp_path)
+
+
+def test_networks_that_are_not_there_leave_the_other_scores(evaluated):
+    lines = (evaluated / 'printed.txt').read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith('Left out: ')]
+    assert re.search(r'FID \(--config\.evaluate\.inception=FILE adds it, with the weights', line)
+    assert re.search(r'CLIP score and CMMD \(--config\.evaluate\.clip=DIR adds them, with', line)
+    assert 'MCD (' not in line
+
+
+def test_an_interrupted_evaluation_writes_no_scores(scored_config, scored, tmp_path):
+    shutil.copytree(scored / 'run', tmp_path / 'run', symlinks=True)
+    (tmp_path / 'run' / 'metrics.json').unlink()
+    asked = Interruption()
+    asked.asked = lambda: True
+    with pytest.raises(Interrupted):
+        one_device.evaluate(scored_config, tmp_path / 'run', chunk=4, interruption=asked)
+    assert not (tmp_path / 'run' / 'metrics.json').exists()
+
+
+def test_a_second_evaluation_of_a_workdir_is_refused(unmapped, tmp_path):
+    config = with_maps(unmapped)
+    with (
+        writer_lock.writing(tmp_path / 'features', 'evaluation'),
+        pytest.raises(ValueError, match='evaluation'),
+    ):
+        one_device.evaluate(config, tmp_path)
+
+
+def test_samples_of_scenes_are_not_scored_with_other_data(scored_config, scored, tmp_path):
+    """The example of the issue: their MCD was printed."""
+    data = tmp_path / 'data'
+    shutil.copytree(scored_config.data.dir, data)
+    content = json.loads((data / 'manifest.json').read_text())
+    for entry in content['categories']:
+        entry['name'] = f'COCO {entry["name"]}'
+    (data / 'manifest.json').write_text(json.dumps(content))
+    scored_config.data.dir = str(data)
+    scored_config.evaluate.inception = scored_config.evaluate.clip = ''
+    shutil.copytree(scored / 'run', tmp_path / 'run', symlinks=True)
+    with pytest.raises(ValueError, match=r'The model, beside data\.dir .* has categories that'):
+        one_device.evaluate(scored_config, tmp_path / 'run')
+    scored_config.evaluate.folder = str(tmp_path / 'run' / 'samples')
+    with pytest.raises(ValueError, match=r'panoptic\.json has categories that the prepared'):
+        one_device.evaluate(scored_config, tmp_path / 'run')
 
 
 def test_missing_statistics_are_named(unmapped, towers, tmp_path):

@@ -46,7 +46,16 @@ def clip_scores(images: np.ndarray, captions: Sequence[np.ndarray]) -> np.ndarra
 
 
 def normalised(embeddings: np.ndarray) -> np.ndarray:
-    """(..., d) embeddings scaled to length 1, in float64."""
+    """(..., d) embeddings scaled to length 1, in float64.
+
+    Raises:
+      ValueError: an embedding has no direction: it is zero, or not finite.
+    """
     embeddings = np.float64(embeddings)
     lengths = np.linalg.norm(embeddings, axis=-1, keepdims=True)  # (..., 1)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise ValueError(
+            'An embedding of CLIP is zero or not finite, so that it has no direction; its weights '
+            'are damaged.'
+        )
     return embeddings / lengths

@@ -18,12 +18,19 @@ from etils import epath
 from panoptic_jax.machine import files
 
 MINIMUM = 2  # images; fewer have no covariance
-FULL_RANK = 2049  # images; of fewer the covariance of 2048 features is singular and FID is biased
+FEATURES = 2048  # of Inception
+FULL_RANK = (
+    FEATURES + 1
+)  # images; of fewer the covariance of 2048 features is singular and FID is biased
 
-# What numpy raises for a file that is no .npz file, or lacks a name.
-_WRONG_CONTENT = (OSError, ValueError, KeyError, IndexError, EOFError)
-# What it raises for an .npz file that was cut off or damaged.
-_DAMAGED = (zipfile.BadZipFile, zlib.error)
+# Rounding in float32 leaves about a thousandth of this, relative to the largest value.
+_ROUNDING = 1e-4
+
+# What numpy and zipfile raise for a file that is no .npz file, lacks a name or is damaged.
+UNREADABLE = (
+    OSError, ValueError, TypeError, KeyError, IndexError, EOFError, RuntimeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class Statistics(NamedTuple):
@@ -81,18 +88,27 @@ def frechet_distance(one: Statistics, other: Statistics) -> float:
     so its eigenvalues are real, and they stay at zero where covariances are singular.
 
     Raises:
-      ValueError: the features of the two sets have different lengths.
+      ValueError: the features of the two sets have different lengths, or statistics are none of any
+        set of features: not finite, or with variances below zero.
     """
     if one.mean.shape != other.mean.shape:
         raise ValueError(
             f'The statistics are of {len(one.mean)} and of {len(other.mean)} features; both must '
             'come from the same network.'
         )
+    for each in (one, other):
+        _require_finite(each, "FID's mean or covariance")
     values, vectors = np.linalg.eigh(one.covariance)  # (d,), (d, d)
     root = (vectors * np.sqrt(_without_noise(values))) @ vectors.T  # R, (d, d)
     product = root @ other.covariance @ root  # (d, d)
     # Rounding leaves the product not quite symmetric, which `eigvalsh` takes for granted.
     eigenvalues = np.linalg.eigvalsh((product + product.T) / 2)  # (d,)
+    for each in (values, eigenvalues):
+        if each.min() < -_ROUNDING * each.max():
+            raise ValueError(
+                f'FID needs covariances, whose eigenvalues are not negative; one here is '
+                f'{each.min():.3g} beside {each.max():.3g}: make the statistics again.'
+            )
     trace_of_root = np.sqrt(_without_noise(eigenvalues)).sum()
     difference = one.mean - other.mean  # (d,)
     traces = np.trace(one.covariance) + np.trace(other.covariance)
@@ -125,14 +141,18 @@ def write(path: epath.PathLike, values: Statistics, provenance: Mapping[str, Any
     files.write_whole(path, content.getvalue())
 
 
-def read(path: epath.PathLike) -> tuple[Statistics, dict[str, Any]]:
+def read(path: epath.PathLike, features: int | None = None) -> tuple[Statistics, dict[str, Any]]:
     """Reads statistics and their provenance.
 
     The files of U-ViT hold neither count nor provenance: the count is then 0, the provenance {}.
 
+    Args:
+      path: The .npz file.
+      features: How many features the statistics must be of; None for any number.
+
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is not one of statistics.
+      ValueError: the file is not one of statistics, or of another number of features.
     """
     path = epath.Path(path)
     if not path.exists():
@@ -141,11 +161,11 @@ def read(path: epath.PathLike) -> tuple[Statistics, dict[str, Any]]:
         with path.open('rb') as file:
             # The content of an .npy file is a plain array, which has no names.
             content = np.load(file, allow_pickle=False)
-            mean = np.float64(content['mu'])
-            covariance = np.float64(content['sigma'])
+            mean = _real(content['mu'])
+            covariance = _real(content['sigma'])
             count = int(content['count']) if 'count' in content else 0
             provenance = json.loads(str(content['provenance'])) if 'provenance' in content else {}
-    except (*_WRONG_CONTENT, *_DAMAGED) as error:
+    except UNREADABLE as error:
         raise ValueError(
             f"{path} is not a file of reference statistics ({error}); it must be an .npz with 'mu' "
             "and 'sigma'."
@@ -155,6 +175,30 @@ def read(path: epath.PathLike) -> tuple[Statistics, dict[str, Any]]:
             f"{path}: 'mu' has shape {mean.shape} and 'sigma' {covariance.shape}; they must be "
             '(d,) and (d, d).'
         )
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ValueError(f"{path}: 'mu' or 'sigma' is not finite; make the statistics again.")
-    return Statistics(count=count, mean=mean, covariance=covariance), provenance
+    if features is not None and len(mean) != features:
+        raise ValueError(
+            f'{path} has the statistics of {len(mean)} features; FID compares {features} of '
+            "Inception's: take statistics that were made with it."
+        )
+    values = Statistics(count=count, mean=mean, covariance=covariance)
+    _require_finite(values, f"{path}: 'mu' or 'sigma'")
+    unevenness = np.abs(covariance - covariance.T).max(initial=0.0)
+    if unevenness > _ROUNDING * np.abs(covariance).max(initial=0.0):
+        raise ValueError(
+            f"{path}: 'sigma' is not symmetric (two entries that must be equal differ by "
+            f'{unevenness:.3g}), so it is no covariance; make the statistics again.'
+        )
+    return values, provenance
+
+
+def _real(array: np.ndarray) -> np.ndarray:
+    """The array in float64; raises ValueError for what are no real numbers."""
+    if array.dtype.kind not in 'fiu':
+        raise ValueError(f'its numbers have the type {array.dtype}')
+    return np.float64(array)
+
+
+def _require_finite(values: Statistics, what: str) -> None:
+    """Raises ValueError where statistics hold NaN or infinity; `what` begins the sentence."""
+    if not (np.isfinite(values.mean).all() and np.isfinite(values.covariance).all()):
+        raise ValueError(f'{what} is not finite; make the statistics again.')

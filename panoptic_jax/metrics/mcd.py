@@ -12,23 +12,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
+BINS = 256  # ids that there are
 _BLOCK = 1024  # maps counted at once; bounds the memory of `histograms`
 
 
-def histograms(maps: np.ndarray, bins: int = 256) -> np.ndarray:
+def histograms(maps: np.ndarray, bins: int = BINS) -> np.ndarray:
     """The share of the area that each category takes in each map.
 
     Args:
       maps: (N, H, W) uint8 category ids.
-      bins: Number of ids that are counted. Ids at or above it are left out, so rows may sum to less
-        than 1. The authors' code counts 201.
+      bins: Number of ids that are counted, 1 to `BINS`. Ids at or above it are left out, so rows
+        may sum to less than 1. The authors' code counts 201.
 
     Returns:
-      (N, bins) float64; with 256 bins every row sums to 1.
+      (N, bins) float64; with `BINS` bins every row sums to 1.
 
     Raises:
-      ValueError: maps are not (N, H, W) uint8.
+      ValueError: maps are not (N, H, W) uint8, or the number of bins is impossible.
     """
+    if not 1 <= bins <= BINS:
+        raise ValueError(
+            f'MCD was asked to count {bins} category ids; it must be 1 to {BINS}, since ids are '
+            'uint8.'
+        )
     maps = np.asarray(maps)
     if maps.ndim != 3 or maps.dtype != np.uint8:
         raise ValueError(
@@ -46,7 +52,7 @@ def histograms(maps: np.ndarray, bins: int = 256) -> np.ndarray:
     return shares
 
 
-def mcd(generated: np.ndarray, truth: np.ndarray, bins: int = 256) -> np.ndarray:
+def mcd(generated: np.ndarray, truth: np.ndarray, bins: int = BINS) -> np.ndarray:
     """Category difference of each image (section 3.6 of the paper).
 
         sum_b |bincount(truth)_b - bincount(generated)_b| / (H W)
@@ -63,7 +69,7 @@ def mcd(generated: np.ndarray, truth: np.ndarray, bins: int = 256) -> np.ndarray
       (N,) float64 in [0, 2]; 0 for equal areas, 2 for no category in common.
 
     Raises:
-      ValueError: different numbers of maps, or maps that are not (N, H, W) uint8.
+      ValueError: different numbers of maps, or what `histograms` refuses.
     """
     if len(generated) != len(truth):
         raise ValueError(
@@ -102,17 +108,25 @@ def fixed_map(truth_histograms: np.ndarray) -> np.ndarray:
     all bins sum to 0 for k = 0 and to at least 1 for k = n. Between two levels the sum passes 1,
     and at that point lies the answer.
 
+    Where a row sums to less than 1, there are categories that `histograms` does not count. The map
+    may leave area to them, which costs nothing, so that the constraint is sum_b p_b <= 1. Then the
+    growth may also end at the medians, behind which the slope is no longer negative.
+
     Args:
-      truth_histograms: (N, bins) rows that sum to 1, N >= 1.
+      truth_histograms: (N, bins) rows that sum to at most 1, N >= 1.
 
     Returns:
-      (bins,) float64 that sums to 1.
+      (bins,) float64 that sums to 1, or to less where a row does.
     """
     levels = np.sort(truth_histograms, axis=0)
     levels = np.concatenate([np.zeros_like(levels[:1]), levels])  # (N + 1, bins)
     sums = levels.sum(axis=1)  # (N + 1,)
-    # Rounding may leave the last sum a little below 1.
-    upper = int(np.argmax(sums >= 1.0 - 1e-12))
+    # Rounding may leave a sum a little below 1.
+    enough = 1.0 - 1e-12
+    medians = (len(truth_histograms) + 1) // 2
+    if sums[medians] < enough and truth_histograms.sum(axis=1).min() < enough:
+        return levels[medians]
+    upper = int(np.argmax(sums >= enough))
     below, above = levels[upper - 1], levels[upper]  # (bins,)
     step = sums[upper] - sums[upper - 1]
     return below + (above - below) * (1.0 - sums[upper - 1]) / step

@@ -1,40 +1,39 @@
 """Scores of generated pairs against the images that their captions belong to.
 
 Pairs are read one at a time. What needs many pairs at once takes the first `HELD`, so that memory
-does not grow with their number. The metrics are in `metrics/` and `data/scene_oracle.py`;
-`scoring/images.py` scores images by frozen networks.
+does not grow with their number. The metrics are in `metrics/`. `scoring/scene_scores.py` scores
+pairs of scenes, and `scoring/images.py` images by frozen networks.
 """
 
 import functools
 from collections.abc import Sequence
 
 import numpy as np
-from absl import logging
 
-from panoptic_jax.data import geometry, loader, scene_oracle, scene_words
+from panoptic_jax.data import geometry, loader
 from panoptic_jax.data.manifest import Manifest
 from panoptic_jax.encoders.load import Autoencoder
 from panoptic_jax.export import report
-from panoptic_jax.export.pairs import Pairs
+from panoptic_jax.logs.progress import Progress
 from panoptic_jax.machine import hosts
+from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
+from panoptic_jax.machine.work_folder import own_share
 from panoptic_jax.metrics import mcd
+from panoptic_jax.scoring.folder import Folder
 from panoptic_jax.scoring.score import Score
 
 HELD = 1000  # pairs
 _YARDSTICK_IMAGES = 5000  # at most, of the split that the captions are from
-_ORACLE_IMAGES = 200  # at most: true images that are decoded for ceiling and floor
-
-_READINGS = {
-    'thing_recall_map': 'Captioned shapes that the map shows.',
-    'colour_recall_image': 'Captioned colours that the image shows as an area.',
-    'stuff_recall_map': 'Captioned backgrounds that the map shows.',
-    'stuff_recall_image': 'Captioned backgrounds that the image shows.',
-    'image_map_agreement': 'Share of cells where image and map show the same.',
-}
 
 
 def score_mcd(
-    pairs: Pairs, indices: Sequence[int], split: loader.Split, manifest: Manifest
+    pairs: Folder,
+    indices: Sequence[int],
+    split: loader.Split,
+    manifest: Manifest,
+    *,
+    bins: int = mcd.BINS,
+    interruption: Interruption = UNINTERRUPTED,
 ) -> tuple[Score, np.ndarray]:
     """MCD against the captions' own images, beside what chance and one constant map score.
 
@@ -45,9 +44,14 @@ def score_mcd(
       indices: For each pair the index in `split` of the image that its caption belongs to.
       split: At least 2 images.
       manifest: The split's data.
+      bins: Category ids that are counted, from 0; the metric's name says it where not all are.
+      interruption: Asked between pairs.
 
     Returns:
       The score, and the distance of each pair (N,).
+
+    Raises:
+      Interrupted: SIGTERM came.
     """
     side = pairs.ids(0).shape[0]
     if geometry.STORED_MAP_SIDE % side:
@@ -58,18 +62,22 @@ def score_mcd(
     def truth(index):
         record = split[index]
         ids = geometry.true_ids(record, side, manifest.void_wins)
-        return mcd.histograms(ids[None])[0], record['captions']
+        return mcd.histograms(ids[None], bins)[0], record['captions']
+
+    progress = Progress('evaluate', 'maps', len(own_share(range(len(indices)))))
 
     def distance(number):
+        interruption.leave_if_asked()
         ids = pairs.ids(number)
         ids = ids[geometry.central_square(ids)]  # the true maps are cropped in the same way
         own, _ = truth(indices[number])
-        return np.abs(mcd.histograms(ids[None])[0] - own).sum()
+        progress.add()
+        return np.abs(mcd.histograms(ids[None], bins)[0] - own).sum()
 
     distances = hosts.deal(distance, len(indices))
     yardstick_count = min(len(split), _YARDSTICK_IMAGES)
     histograms, captions = zip(*map(truth, range(yardstick_count)), strict=True)
-    histograms = np.stack(histograms)  # (n, 256)
+    histograms = np.stack(histograms)  # (n, bins)
     metric = report.mcd_metric(
         value=float(distances.mean()),
         count=len(indices),
@@ -77,11 +85,14 @@ def score_mcd(
         best_fixed_map=mcd.best_fixed_map(histograms),
         same_caption=mcd.same_caption_floor(histograms, captions),
     )
+    if bins != mcd.BINS:
+        # Numbers of other bins cannot be compared, and so they have another name.
+        metric = metric._replace(name=f'MCD of {bins} ids')
     return Score(metric, len(indices), yardstick_count), distances
 
 
 def score_reproduction(
-    pairs: Pairs,
+    pairs: Folder,
     indices: Sequence[int],
     split: loader.Split,
     *,
@@ -123,7 +134,7 @@ def score_reproduction(
     def correlation(theirs, offset=0):
         ours = np.roll(true_latents, offset, axis=0)
         rows = zip(theirs, ours, strict=True)
-        return float(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in rows]))
+        return float(np.mean([_correlation(a.ravel(), b.ravel()) for a, b in rows]))
 
     def agreement(offset=0):
         return float(np.mean(maps == np.roll(true_maps, offset, axis=0)))
@@ -151,59 +162,11 @@ def score_reproduction(
     return [Score(metric, count, count) for metric in metrics]
 
 
-def score_scenes(
-    pairs: Pairs,
-    captions: Sequence[str],
-    split: loader.Split,
-    *,
-    manifest: Manifest,
-    autoencoder: Autoencoder,
-) -> list[Score]:
-    """The scene oracle's scores of the first generated pairs, with ceiling and floor of true pairs.
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's correlation of two vectors; 0 where one is constant, as a black picture's latents.
 
-    Prompts that are no scene's caption cannot be read and are left out.
-
-    Args:
-      pairs: Generated pairs with maps.
-      captions: A caption for each pair.
-      split: True images.
-      manifest: The split's data.
-      autoencoder: The autoencoder that made the stored latents.
+    Nothing can be told from a constant, while the formula would divide by zero.
     """
-    readable = [i for i, caption in enumerate(captions) if _is_scene_caption(caption)][:HELD]
-    if not readable:
-        logging.info('No prompt is in the words of scenes, so the scene scores are left out.')
-        return []
-    values = scene_oracle.score(
-        [pairs.image(number) for number in readable],
-        [pairs.ids(number) for number in readable],
-        [captions[number] for number in readable],
-    )
-
-    # The yardsticks see what a perfect model could give: the true latents, decoded.
-    records = [split[index] for index in range(min(len(split), _ORACLE_IMAGES))]
-    decoded = autoencoder.decode(np.stack([geometry.true_latents(r) for r in records]))
-    side = pairs.ids(0).shape[0]
-    true_maps = [geometry.true_ids(record, side, manifest.void_wins) for record in records]
-    first_captions = [record['captions'][0] for record in records]
-    yardsticks = scene_oracle.yardsticks(decoded, true_maps, first_captions)
-
-    scores = []
-    for name, value in values.items():
-        metric = report.Metric(
-            name=name,
-            value=value,
-            yardsticks={kind: yardsticks[kind][name] for kind in ('floor', 'ceiling')},
-            reading=_READINGS[name],
-            detail=f'higher is better, n = {len(readable)}',
-        )
-        scores.append(Score(metric, len(readable), len(records)))
-    return scores
-
-
-def _is_scene_caption(caption: str) -> bool:
-    try:
-        scene_words.parse(caption)
-    except ValueError:
-        return False
-    return True
+    if min(np.ptp(one), np.ptp(other)) == 0:
+        return 0.0
+    return np.corrcoef(one, other)[0, 1]

@@ -3,6 +3,7 @@
 `scoring/maps.py` and `scoring/images.py` compute scores, `export/report.py` shows them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ def metrics_json(scores: Sequence[Score], facts: Mapping[str, Any]) -> dict[str,
     A metric's yardsticks follow it as 'name/yardstick', with their own n. 'label' is the name that
     carries all of it, such as 'FID/30k/nfe50/guidance1.0/ema'. What is not known, as with others'
     folders, is None and left out of the label.
+
+    Raises:
+      ValueError: a score or a yardstick is not finite; nothing should be written then.
     """
     sampling = facts['sample']
     common = {
@@ -34,6 +38,11 @@ def metrics_json(scores: Sequence[Score], facts: Mapping[str, Any]) -> dict[str,
     numbers = {}
 
     def add(name, value, count):
+        if not math.isfinite(value):
+            raise ValueError(
+                f'{name} of {count} images is {value}, which is no score; a picture, a map or the '
+                'network that looks at them is damaged.'
+            )
         # '30k' reads better than '30000' in a dashboard's list.
         thousands = count and count % 1000 == 0
         conditions = [f'{count // 1000}k' if thousands else str(count)]

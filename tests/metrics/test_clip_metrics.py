@@ -62,3 +62,11 @@ def test_cmmd_of_opposite_points_is_known():
 def test_cmmd_needs_two_images():
     with pytest.raises(ValueError, match='1 images against 5; each set needs at least 2'):
         cmmd.cmmd(np.ones((1, 4)), np.ones((5, 4)))
+
+
+@pytest.mark.parametrize('value', [0.0, np.nan, np.inf])
+def test_embeddings_without_direction_are_refused(value):
+    embeddings = np.random.default_rng(0).normal(size=(3, 4))
+    embeddings[1] = value
+    with pytest.raises(ValueError, match='An embedding of CLIP is zero or not finite'):
+        cmmd.cmmd(embeddings, embeddings)

@@ -118,6 +118,22 @@ def write_damaged(path):
     path.write_bytes(content)
 
 
+def write_complex_numbers(path):
+    rng = np.random.default_rng(1)
+    np.savez(path, mu=rng.normal(size=3) + 1j, sigma=np.eye(3))
+
+
+def write_marked_as_encrypted(path):
+    content = bytearray(_whole_file(path))
+    # The general purpose flags of every entry, in the file and in its list.
+    for mark, offset in ((b'PK\x03\x04', 6), (b'PK\x01\x02', 8)):
+        place = content.find(mark)
+        while place >= 0:
+            content[place + offset] |= 1
+            place = content.find(mark, place + 1)
+    path.write_bytes(content)
+
+
 def write_plain_array(path):
     with path.open('wb') as file:
         np.save(file, np.random.default_rng(1).normal(size=(3, 3)))
@@ -139,6 +155,8 @@ def _whole_file(path):
         write_cut_off,
         write_damaged,
         write_plain_array,
+        write_complex_numbers,
+        write_marked_as_encrypted,
     ],
 )
 def test_files_that_are_no_statistics_are_refused(tmp_path, write):
@@ -159,3 +177,39 @@ def test_statistics_of_wrong_shapes_are_refused(tmp_path):
     np.savez(tmp_path / 'shape.npz', mu=np.zeros(3), sigma=np.zeros((3, 4)))
     with pytest.raises(ValueError, match=r"'mu' has shape \(3,\) and 'sigma' \(3, 4\)"):
         fid.read(tmp_path / 'shape.npz')
+
+
+def test_covariances_that_are_not_symmetric_are_refused(tmp_path):
+    sigma = np.cov(random_features(0, 100).T)
+    np.savez(tmp_path / 'right.npz', mu=np.arange(24), sigma=np.float32(sigma))
+    fid.read(tmp_path / 'right.npz')
+    sigma[3, 5] += 0.1
+    np.savez(tmp_path / 'uneven.npz', mu=np.arange(24), sigma=sigma)
+    with pytest.raises(ValueError, match=r"'sigma' is not symmetric .* differ by 0\.1\)"):
+        fid.read(tmp_path / 'uneven.npz')
+
+
+def test_statistics_of_another_network_are_refused(tmp_path):
+    fid.write(tmp_path / 'small.npz', fid.statistics([random_features(0, 100)]), {})
+    fid.read(tmp_path / 'small.npz', 24)
+    with pytest.raises(ValueError, match='the statistics of 24 features; FID compares 2048'):
+        fid.read(tmp_path / 'small.npz', fid.FEATURES)
+
+
+@pytest.mark.parametrize('side', [0, 1])
+def test_variances_below_zero_are_refused(side):
+    right = fid.statistics([random_features(0, 100)])
+    values = np.linspace(-0.5, 3, 24)
+    axes = np.linalg.qr(random_features(1, 24))[0]
+    wrong = right._replace(covariance=(axes * values) @ axes.T)
+    with pytest.raises(ValueError, match='whose eigenvalues are not negative; one here is -'):
+        fid.frechet_distance(*((right, wrong) if side else (wrong, right)))
+
+
+@pytest.mark.parametrize('field', ['mean', 'covariance'])
+def test_a_distance_that_is_not_finite_is_refused(field):
+    right = fid.statistics([random_features(0, 100)])
+    value = getattr(right, field).copy()
+    value.flat[7] = np.nan
+    with pytest.raises(ValueError, match="FID's mean or covariance is not finite"):
+        fid.frechet_distance(right, right._replace(**{field: value}))

@@ -97,6 +97,24 @@ def test_best_fixed_map_takes_both_ways():
     assert mcd.best_fixed_map(shares) == pytest.approx((on_odd + on_even) / 7)
 
 
+@pytest.mark.parametrize('count', [1, 2, 3, 6, 9])
+def test_a_fixed_map_may_leave_area_to_ids_that_are_not_counted(count):
+    """Rows that sum to less than 1, as 201 bins give for ids from 201 on."""
+    counted = np.random.default_rng(count).dirichlet(np.full(9, 0.4), count)[:, :6]
+    spread = np.tile(np.eye(6), (count, 1))
+    slack = -np.eye(count * 6)
+    below_one = np.concatenate([np.ones(6), np.zeros(count * 6)])[None]
+    solution = optimize.linprog(
+        np.concatenate([np.zeros(6), np.ones(count * 6)]),
+        A_ub=np.concatenate([np.block([[spread, slack], [-spread, slack]]), below_one]),
+        b_ub=np.concatenate([counted.ravel(), -counted.ravel(), [1.0]]),
+    )
+    best = mcd.fixed_map(counted)
+    assert best.min() >= 0
+    assert best.sum() <= 1 + 1e-12
+    np.testing.assert_allclose(np.abs(counted - best).sum(), solution.fun, atol=1e-9)
+
+
 def _distance(shares, i, j):
     return np.abs(shares[i] - shares[j]).sum()
 
@@ -127,6 +145,8 @@ def test_same_caption_floor_takes_one_caption_an_image():
     [
         (lambda maps: mcd.mcd(maps[:2], maps), '2 generated maps but 3 true'),
         (lambda maps: mcd.histograms(maps.astype(np.int64)), 'int64'),
+        (lambda maps: mcd.histograms(maps, 257), 'count 257 category ids; it must be 1 to 256'),
+        (lambda maps: mcd.histograms(maps, 0), 'count 0 category ids; it must be 1 to 256'),
         (lambda maps: mcd.chance(mcd.histograms(maps[:1])), 'at least 2'),
         (lambda maps: mcd.best_fixed_map(mcd.histograms(maps[:1])), 'at least 2'),
         (lambda maps: mcd.same_caption_floor(mcd.histograms(maps), ['a']), 'captions of 1 images'),

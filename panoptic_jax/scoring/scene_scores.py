@@ -1,0 +1,102 @@
+"""Scores of pairs of the embedded scenes: what image and map show of their captions.
+
+`data/scene_oracle.py` reads scenes back. `scoring/maps.py` compares maps of any data.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from panoptic_jax.data import geometry, loader, scene_oracle, scene_words
+from panoptic_jax.data.manifest import Manifest
+from panoptic_jax.encoders.load import Autoencoder
+from panoptic_jax.export import report
+from panoptic_jax.scoring.features import square
+from panoptic_jax.scoring.folder import Folder
+from panoptic_jax.scoring.maps import HELD
+from panoptic_jax.scoring.score import Score
+
+_ORACLE_IMAGES = 200  # at most: true images that are decoded for ceiling and floor
+_LEAST_IMAGES = 3  # which the yardsticks shuffle
+
+_READINGS = {
+    'thing_recall_map': 'Captioned shapes that the map shows.',
+    'colour_recall_image': 'Captioned colours that the image shows as an area.',
+    'stuff_recall_map': 'Captioned backgrounds that the map shows.',
+    'stuff_recall_image': 'Captioned backgrounds that the image shows.',
+    'image_map_agreement': 'Share of cells where image and map show the same.',
+}
+
+
+def score_scenes(
+    pairs: Folder,
+    captions: Sequence[str],
+    split: loader.Split,
+    *,
+    manifest: Manifest,
+    autoencoder: Autoencoder,
+) -> list[Score]:
+    """The scene oracle's scores of the first generated pairs, with ceiling and floor of true pairs.
+
+    Prompts that are no scene's caption cannot be read and are left out.
+
+    Args:
+      pairs: Generated pairs with maps.
+      captions: A caption for each pair.
+      split: True images.
+      manifest: The split's data.
+      autoencoder: The autoencoder that made the stored latents.
+    """
+    if len(split) < _LEAST_IMAGES:
+        logging.info('The split has fewer than 3 images, so the scene scores are left out.')
+        return []
+    readable = [i for i, caption in enumerate(captions) if _is_scene_caption(caption)][:HELD]
+    if not readable:
+        logging.info('No prompt is in the words of scenes, so the scene scores are left out.')
+        return []
+    # Others' pairs may have any size.
+    maps = [_fit_to_scenes(pairs.ids(number)) for number in readable]
+    values = scene_oracle.score(
+        [square(pairs.image(number)) for number in readable],
+        maps,
+        [captions[number] for number in readable],
+    )
+
+    # The yardsticks see what a perfect model could give: the true latents, decoded.
+    records = [split[index] for index in range(min(len(split), _ORACLE_IMAGES))]
+    decoded = autoencoder.decode(np.stack([geometry.true_latents(r) for r in records]))
+    side = maps[0].shape[0]
+    true_maps = [geometry.true_ids(record, side, manifest.void_wins) for record in records]
+    first_captions = [record['captions'][0] for record in records]
+    yardsticks = scene_oracle.yardsticks(decoded, true_maps, first_captions)
+
+    scores = []
+    for name, value in values.items():
+        metric = report.Metric(
+            name=name,
+            value=value,
+            yardsticks={kind: yardsticks[kind][name] for kind in ('floor', 'ceiling')},
+            reading=_READINGS[name],
+            detail=f'higher is better, n = {len(readable)}',
+        )
+        scores.append(Score(metric, len(readable), len(records)))
+    return scores
+
+
+def _fit_to_scenes(ids: np.ndarray) -> np.ndarray:
+    """A map as the oracle reads it: square, its side one of those that models have."""
+    square_ids = ids[geometry.central_square(ids)]
+    if len(square_ids) in (32, 64, geometry.STORED_MAP_SIDE):
+        return square_ids
+    size = (geometry.STORED_MAP_SIDE, geometry.STORED_MAP_SIDE)
+    return np.asarray(Image.fromarray(square_ids).resize(size, Image.Resampling.NEAREST))
+
+
+def _is_scene_caption(caption: str) -> bool:
+    try:
+        scene_words.parse(caption)
+    except ValueError:
+        return False
+    return True
