@@ -2,8 +2,8 @@
 
     python -m panoptic_jax.main --config=configs/coco_overfit.py --mode=prepare \
         --config.data.root=data/coco2017 --config.data.autoencoder_weights=taesd.safetensors
-    python -m panoptic_jax.main --config=configs/coco_overfit.py --workdir=runs/coco_overfit
-    python -m panoptic_jax.main --config=configs/coco_overfit.py --workdir=runs/coco_overfit \
+    python -m panoptic_jax.main --config=configs/coco_overfit.py
+    python -m panoptic_jax.main --config=configs/coco_overfit.py \
         --mode=evaluate --config.data.autoencoder_weights=taesd.safetensors
 
 Data: only val2017 of COCO 2017.
@@ -20,6 +20,7 @@ from panoptic_jax import config as settings
 def get_config() -> ml_collections.ConfigDict:
     """A small one-stream PDM on the first eight images of val2017; no held-out split."""
     config = settings.default()
+    config.workdir = 'runs/coco_overfit'
     config.data.dir = 'runs/data/coco_overfit'
     config.data.train_split = 'val2017'
     config.data.train_images = 8
@@ -43,7 +44,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.preview_every = 0
     config.checkpoint_every = 250
     config.sample.split = 'train'
-    config.sample.count = 8
     config.sample.batch_size = 8
     config.sample.guidance = 0.0
     config.lock()

@@ -14,6 +14,7 @@ from panoptic_jax import config as settings
 def get_config() -> ml_collections.ConfigDict:
     """64 image tokens, 64 map tokens and 24 words; no download."""
     config = settings.default()
+    config.workdir = 'runs/quickstart'
     config.data.dir = 'runs/data/scenes'
     config.data.source = 'scenes'
     config.data.train_images = 2048
@@ -36,6 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.validate_every = 100
     config.preview_every = 0
     config.checkpoint_every = 100
+    config.sample.count = 64
     config.sample.batch_size = 32
     config.sample.evaluations = 20
     config.lock()

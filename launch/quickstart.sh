@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # From a clone to a page of generated pairs: prepares the embedded scenes, trains a small model,
 # samples and evaluates it. Started again, it goes on where it was interrupted. Every mode gets the
-# arguments of the script: bash launch/quickstart.sh --config.steps=900
+# arguments of the script: bash launch/quickstart.sh --config.steps=900 trains on after a first run,
+# and draws the pairs of its page anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh
@@ -27,12 +28,31 @@ mode() {  # mode, arguments of the script
   .venv/bin/python -m panoptic_jax.main --config="$config" --workdir="$workdir" --mode="$1" "${@:2}"
 }
 
+newest_step() {  # prints the number of the newest checkpoint, 0 without any
+  local path step=0
+  for path in "$workdir"/checkpoints/*; do
+    path=${path##*/}
+    if [[ $path =~ ^[0-9]+$ ]] && ((10#$path > step)); then step=$((10#$path)); fi
+  done
+  echo "$step"
+}
+
 stage 1 'Installing' make_venv requirements.txt
 stage 2 'Preparing the scenes' mode prepare "$@"
 stage 3 'Training' mode train "$@"
-stage 4 'Sampling' mode sample "$@"
-stage 5 'Evaluating' mode evaluate "$@"
-cp "$workdir/samples/report.html" "$workdir/report.html"
+# A second run with more steps draws pairs of its own, into a folder named after its step, so that
+# those of the first run stay. A folder that the arguments name comes first.
+step=$(newest_step) folder=samples
+if [[ -e $workdir/samples/settings.json ]] &&
+  ! grep -q "\"weights\": \"step $step\"" "$workdir/samples/settings.json"; then
+  folder=samples_$step
+fi
+for argument in "$@"; do
+  case $argument in --config.sample.folder=?*) folder=${argument#*=} ;; esac
+done
+stage 4 'Sampling' mode sample "$@" --config.sample.folder="$folder"
+stage 5 'Evaluating' mode evaluate "$@" --config.sample.folder="$folder"
+cp "$workdir/$folder/report.html" "$workdir/report.html"
 
 echo
 printf '%s\n' "${times[@]}"

@@ -5,10 +5,8 @@ several processes share the batches. `programs/sampler.py` makes the sampler, `e
 writes the folder, and `evaluate.py` scores it.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -17,53 +15,43 @@ from absl import logging
 from etils import epath
 
 from panoptic_jax import config as settings
-from panoptic_jax.data import loader
-from panoptic_jax.data.geometry import true_ids
+from panoptic_jax.data import given_maps, loader, map_pictures
 from panoptic_jax.data.manifest import Manifest, open_manifest
 from panoptic_jax.data.requests import Request, of_prompts, of_split
 from panoptic_jax.encoders.load import Encoders, load_encoders
-from panoptic_jax.export import samples
+from panoptic_jax.export import sample_claim, sample_list, samples
 from panoptic_jax.logs.progress import Progress
-from panoptic_jax.machine import sharding
+from panoptic_jax.machine import hosts, sharding
+from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.machine.work_folder import own_share
+from panoptic_jax.machine.writer_lock import writing
 from panoptic_jax.models.forms import compute_dtype, for_mesh
 from panoptic_jax.programs.description import Description
-from panoptic_jax.programs.sampler import Sampling, check_batch, make_sampler, pair_keys
+from panoptic_jax.programs.sampler import (
+    Sampler,
+    Sampling,
+    check_batch,
+    check_latents,
+    make_sampler,
+    on_devices,
+    request_keys,
+)
 from panoptic_jax.weights import trained
 from panoptic_jax.weights.file import Weights
-
-# (text (B, L, D), number of the first pair, given ids (B, kh, kw) or None) -> (latents, ids)
-Draw = Callable[[np.ndarray, int, np.ndarray | None], tuple[jax.Array, jax.Array | None]]
-
-
-def requests(config: ml_collections.ConfigDict, description: Description) -> list[Request]:
-    """What to generate, see `data/requests.py`.
-
-    Raises:
-      ValueError: An empty file of prompts, or prompts for a model that needs maps beside them.
-    """
-    job = config.sample
-    if job.prompts:
-        if description.given_map:
-            raise ValueError(
-                'This model needs a map beside each caption; leave sample.prompts empty to take '
-                'captions and maps of sample.split.'
-            )
-        return of_prompts(job.prompts, job.count)
-    split = loader.Split(config.data.dir, job.split, config.data.cache)
-    return of_split(split, job.count, job.seed)
 
 
 def sample(
     config: ml_collections.ConfigDict,
     workdir: str,
     *,
+    interruption: Interruption = UNINTERRUPTED,
     devices: Sequence[jax.Device] | None = None,
+    check_model: Callable[[Description], None] | None = None,
 ) -> None:
-    """Generates `config.sample.count` pairs into `workdir/samples`; goes on where it was stopped.
+    """Generates pairs into `workdir/samples` (`sample.folder`); goes on where it was stopped.
 
     Each process of a job draws its share of the batches on its own devices, and the first one puts
-    the pairs together.
+    the pairs together. More pairs than a finished folder has are added to it.
 
     Writes images/*.png, panoptic/*.png, panoptic.json (COCO-panoptic results), captions.json and
     report.html.
@@ -71,57 +59,35 @@ def sample(
     Args:
       config: Checked.
       workdir: The run's folder.
+      interruption: Ends the job after the batch at hand.
       devices: What this process draws on; None for all its devices.
+      check_model: Raises ValueError for a model whose pairs are of no use to the caller.
 
     Raises:
       FileNotFoundError, ValueError: No weights or data, or a folder with samples of other settings.
+      FloatingPointError: Latents are not finite; the batch is not written.
+      Interrupted: The interruption was asked for; the same command goes on.
     """
     job = _open_job(config, workdir, devices)
-    description, batch_size = job.weights.description, config.sample.batch_size
+    if check_model:
+        check_model(job.weights.description)
+    interruption.leave_if_asked()
 
-    # --- The folder, new or begun with the same settings.
-    folder, log = epath.Path(workdir) / 'samples', epath.Path(workdir) / 'metrics.jsonl'
-    promise = _promise(config, job)
-    done = samples.parts(folder)  # before the next line: they are removed when all is finished
-    if not samples.begin(folder, promise):
-        logging.info('%s is finished already: %d pairs.', folder, len(job.requests))
+    # --- The folder: new, finished, or with some of the pairs.
+    folder = samples.folder_of(workdir, config.sample.folder)
+    log = epath.Path(workdir) / 'metrics.jsonl'
+    there = sample_claim.check(folder, job.promise, job.requests, has_maps=job.has_maps)
+    finished = sample_claim.is_finished(folder, there, len(job.requests))
+    # The processes may look at different times, and all of them have to enter the lock, or none.
+    if hosts.of_first(finished):
+        logging.info('%s is finished already: %d pairs.', folder, len(there))
         if not jax.process_index() and not (folder / 'report.html').exists():
             samples.write_page(folder, log)
         return
-
-    # --- Batch by batch.
-    # Compiled after the folder is claimed: a finished folder needs no compilation.
-    draw = _make_draw(config, job.weights, job.mesh)
-    firsts = range(0, len(job.requests), batch_size)
-    batches = {
-        first: job.requests[first : first + batch_size]
-        for first in own_share(firsts)
-        if first not in done
-    }
-    progress = Progress('sample', 'pairs', sum(map(len, batches.values())))
-    for first, batch in batches.items():
-        # The last batch is filled up, so that one compilation serves all.
-        padded = batch + [batch[-1]] * (batch_size - len(batch))
-        text = job.encoders.text.encode([request['caption'] for request in padded])
-        # A model of given maps draws the image only; its maps come from the split.
-        given = job.given_maps(padded) if job.given_maps else None
-        latents, ids = draw(text, first, given)
-        images = job.encoders.autoencoder.decode(np.asarray(latents))
-        samples.write_part(
-            folder,
-            first=first,
-            requests=batch,
-            images=images,
-            ids=None if ids is None else np.asarray(ids),
-            categories=description.categories.entries,
-        )
-        progress.add(len(batch))
-    whole = samples.work_folder(folder).wait_for_parts(
-        firsts, lambda: samples.parts(folder), 'the pairs of other processes'
-    )
-    if whole:
-        samples.finish(folder, description.categories.entries)
-        samples.write_page(folder, log)
+    with writing(folder, 'sampling job', interruption):
+        _fill(config, job, folder, interruption)
+        if not jax.process_index():
+            samples.write_page(folder, log)
 
 
 class _Job(NamedTuple):
@@ -130,20 +96,93 @@ class _Job(NamedTuple):
     Attributes:
       mesh: The devices of this process.
       weights: The model.
-      name: A name for its weights.
       requests: What to generate.
-      source: What determines the requests, JSON-able.
+      promise: What the pairs depend on besides, see `sample_claim.promise`.
       encoders: The model's encoders.
-      given_maps: Requests -> their maps (B, kh, kw); None for a model that is given none.
+      given_maps: Numbers of pairs -> their maps (B, kh, kw); None for a model that is given none.
     """
 
     mesh: jax.sharding.Mesh
     weights: Weights
-    name: str
     requests: list[Request]
-    source: Any
+    promise: dict
     encoders: Encoders
-    given_maps: Callable[[Sequence[Request]], np.ndarray] | None
+    given_maps: given_maps.Maps | None
+
+    @property
+    def has_maps(self) -> bool:
+        return self.weights.description.has_map
+
+
+def _fill(
+    config: ml_collections.ConfigDict, job: _Job, folder: epath.Path, interruption: Interruption
+) -> None:
+    """Draws the pairs that a folder lacks, batch by batch, inside the folder's lock."""
+    # Read again: another job may have drawn pairs until this one got the lock.
+    there = sample_claim.check(folder, job.promise, job.requests, has_maps=job.has_maps)
+    if not jax.process_index():
+        sample_claim.claim(folder, job.promise, there)
+    hosts.of_first(0)  # the others go on when the folder is claimed
+    categories = sample_claim.written_categories(folder, job.weights.description.categories)
+    lacking = sample_list.lacking(there, len(job.requests), config.sample.batch_size)
+    firsts = range(0, len(job.requests), config.sample.batch_size)
+    own = [first for first in own_share(firsts) if first in lacking]
+    # Compiled after the folder is claimed: a finished folder needs no compilation.
+    draw = _make_draw(config, job) if own else None
+    progress = Progress('sample', 'pairs', sum(len(lacking[first]) for first in own))
+    for first in own:
+        interruption.leave_if_asked()
+        drawn = _draw_batch(config, job, draw, first=first, numbers=lacking[first])
+        samples.write_part(
+            folder,
+            first=first,
+            requests=job.requests[first : first + config.sample.batch_size],
+            drawn=drawn,
+            categories=categories,
+            kept=there,
+        )
+        progress.add(len(lacking[first]))
+
+    # --- The first process waits for the parts of the others, and they wait for its lists.
+    if jax.process_index():
+        hosts.wait_for(
+            lambda: not sample_claim.is_at_work(folder),
+            f'process 0 to finish {folder}',
+            interruption,
+        )
+        return
+    sample_list.wait_for_parts(folder, lacking, interruption)
+    sample_list.finish(folder, categories, has_maps=job.has_maps)
+    sample_claim.release(folder)
+
+
+def _draw_batch(
+    config: ml_collections.ConfigDict,
+    job: _Job,
+    draw: Sampler,
+    *,
+    first: int,
+    numbers: Collection[int],
+) -> samples.Drawn:
+    """Draws the batch that begins with pair `first`, for the sake of the pairs of these numbers."""
+    size = config.sample.batch_size
+    batch = job.requests[first : first + size]
+    # The last batch is filled up, so that one compilation serves all.
+    padded = batch + [batch[-1]] * (size - len(batch))
+    text = job.encoders.text.encode([request['caption'] for request in padded])
+    given = None
+    if job.given_maps:
+        rows = [*range(first, first + len(batch))]
+        given = job.given_maps(rows + [rows[-1]] * (size - len(rows)))
+    latents, ids = draw(text, request_keys(config.sample.seed, first, padded), given)
+    latents = np.asarray(latents)
+    check_latents(
+        latents[[number - first for number in numbers]],
+        [f'pair {number}' for number in numbers],
+        config.sample.guidance,
+    )
+    images = job.encoders.autoencoder.decode(latents)
+    return samples.Drawn(images, None if ids is None else np.asarray(ids))
 
 
 def _open_job(
@@ -158,8 +197,10 @@ def _open_job(
         data_dir=config.data.dir,
     )
     description = weights.description
+    has_prompts = config.sample.prompt or config.sample.prompts
+    manifest = None if has_prompts else open_manifest(config.data.dir)
     # Before the encoders: a list without prompts should not cost a download.
-    own_requests = requests(config, description)
+    own, maps = _requests(config, description, manifest)
     encoders = load_encoders(
         description.autoencoder,
         description.text,
@@ -167,74 +208,43 @@ def _open_job(
         text_weights=config.data.text_weights,
         devices=devices,
     )
-    manifest = None if config.sample.prompts else open_manifest(config.data.dir)
-    return _Job(
-        mesh=mesh,
-        weights=weights,
-        name=name,
-        requests=own_requests,
-        source=[own_requests, manifest and manifest.fingerprint],
-        encoders=encoders,
-        given_maps=_given_maps(config, description, manifest) if description.given_map else None,
+    promise = sample_claim.promise(
+        config.sample.to_dict(),
+        description.categories,
+        manifest and manifest.fingerprint,
+        weights=name,
+        ema=config.sample.ema and name.startswith('step '),
+        model=description.to_json()['model'],
+        map_size=description.map_side,
     )
+    return _Job(mesh, weights, own, promise, encoders, maps)
 
 
-def _promise(config: ml_collections.ConfigDict, job: _Job) -> dict[str, Any]:
-    """Everything that the samples depend on, see `samples.begin`."""
-    description = job.weights.description
-    own = description.to_json()
-    return {
-        'weights': job.name,
-        'ema': config.sample.ema and job.name.startswith('step '),
-        'model': own['model'],
-        'map_size': description.map_side,
-        'sample': config.sample.to_dict(),
-        # The list may be long; its hash tells another list as well.
-        'requests': hashlib.sha256(json.dumps(job.source).encode()).hexdigest(),
-        'categories': own['categories'],
-    }
+def _requests(
+    config: ml_collections.ConfigDict, description: Description, manifest: Manifest | None
+) -> tuple[list[Request], given_maps.Maps | None]:
+    """What to generate, and its maps for a model that is given them."""
+    job, data = config.sample, config.data
+    form = map_pictures.Form(description.categories, description.map_side, data.void_wins)
+    if manifest is None:
+        own = of_prompts(job.prompt, job.prompts, count=job.count, given_map=description.given_map)
+        if not description.given_map:
+            return own, None
+        return given_maps.of_requests(own, epath.Path(job.prompts).parent, form)
+    split = loader.Split(data.dir, job.split, data.cache)
+    own = of_split(split, job.count, job.seed)
+    if not description.given_map:
+        return own, None
+    return own, given_maps.of_split(own, split, manifest, form=form, data_dir=data.dir)
 
 
-def _given_maps(
-    config: ml_collections.ConfigDict, description: Description, manifest: Manifest
-) -> Callable[[Sequence[Request]], np.ndarray]:
-    """A function from requests to the maps (B, kh, kw) of their images."""
-    # Data of captioned images without maps train a U-ViT only.
-    if not manifest.stored_map_side:
-        raise ValueError(
-            f'The data in {config.data.dir} have no maps, which this model is given; take other '
-            "data, or a model that needs none: 'uvit'."
-        )
-    split = loader.Split(config.data.dir, config.sample.split, config.data.cache)
-
-    def given_maps(batch):
-        records = [split[request['record']] for request in batch]
-        side = description.map_side
-        return np.stack([true_ids(record, side, manifest.void_wins) for record in records])
-
-    return given_maps
-
-
-def _make_draw(
-    config: ml_collections.ConfigDict, weights: Weights, mesh: jax.sharding.Mesh
-) -> Draw:
+def _make_draw(config: ml_collections.ConfigDict, job: _Job) -> Sampler:
     """The compiled sampler with its parameters in place."""
     sampler = make_sampler(
-        weights.description,
+        job.weights.description,
         Sampling(**settings.sampling(config)),
-        empty_text=weights.empty_text,
-        dtype=compute_dtype(config.model.dtype, mesh),
-        forms=for_mesh(mesh, config.fused_attention),
+        empty_text=job.weights.empty_text,
+        dtype=compute_dtype(config.model.dtype, job.mesh),
+        forms=for_mesh(job.mesh, config.fused_attention),
     )
-    rows = sharding.of_batch(mesh)
-    split_params = sharding.of_tree(weights.params, mesh)
-    params = sharding.place(weights.params, split_params)
-    compiled = jax.jit(sampler, in_shardings=(split_params, rows, rows, rows))
-
-    def draw(text, first, given):
-        # A pair's noise depends on its number, so any batch and any process draws the same pair.
-        keys = pair_keys(config.sample.seed, first, len(text))
-        text, given = sharding.place((text, given), rows)
-        return compiled(params, text, keys, given)
-
-    return draw
+    return on_devices(sampler, job.weights.params, job.mesh)

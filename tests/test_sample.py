@@ -1,6 +1,7 @@
 """Sampling jobs and their evaluation: restarts, what a pair depends on, formats, refusals."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -12,11 +13,13 @@ from conftest import described, random_parameters
 from PIL import Image
 
 from panoptic_jax import config as settings
-from panoptic_jax import export_weights, sample
+from panoptic_jax import export_weights, pipeline, sample
 from panoptic_jax.data import geometry, loader
-from panoptic_jax.export import samples
+from panoptic_jax.export import sample_claim, samples
 from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.machine import sharding
+from panoptic_jax.machine.interruption import Interrupted, Interruption
+from panoptic_jax.machine.writer_lock import writing
 from panoptic_jax.programs.sampler import Sampling
 from panoptic_jax.scoring import preview
 from panoptic_jax.weights import file as weights_file
@@ -34,10 +37,11 @@ def run(trained, tmp_path):
 
 
 def contents(folder):
+    """{path below the folder: bytes} of all files but the lock, which says who wrote last."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob('*'))
-        if path.is_file()
+        if path.is_file() and path.name != 'writer.lock'
     }
 
 
@@ -84,12 +88,136 @@ def test_job_goes_on_after_a_kill_and_gives_the_same_bytes(run, sampled, monkeyp
 
     times = {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
     one_device.sample(config, workdir)  # finished: nothing is done again
+    config.sample.count = 5  # and so with fewer pairs
+    one_device.sample(config, workdir)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob('*')} == times
     config.sample.guidance = 2.0
     with pytest.raises(
         ValueError, match=r'samples of other settings \(sample\.guidance: 1\.0 there, 2\.0 now\)'
     ):
         one_device.sample(config, workdir)
+
+
+@pytest.fixture
+def finished(run, sampled):
+    """(workdir, config) with the samples of the session in its folder 'samples'."""
+    workdir, config = run
+    shutil.copytree(sampled, workdir / 'samples')
+    return workdir, config
+
+
+def failing(name, error):
+    """The function `write_whole`, but it fails at files of this name."""
+    write_whole = samples.files.write_whole
+
+    def write(path, content):
+        if path.name == name:
+            raise error
+        write_whole(path, content)
+
+    return write
+
+
+def test_a_larger_count_extends_a_finished_folder(finished, sampled, monkeypatch):
+    workdir, config = finished
+    folder, before = workdir / 'samples', contents(sampled)
+    config.sample.count = 9
+    with monkeypatch.context() as patch:
+        # The disk is full when pictures of the second batch are written.
+        error = ValueError('The disk is full.')
+        patch.setattr(samples.files, 'write_whole', failing('00000008.png', error))
+        with pytest.raises(ValueError, match='The disk is full'):
+            one_device.sample(config, workdir)
+    # What was finished is as it was, and the rest is not taken for finished.
+    assert {name: contents(folder)[name] for name in before} == before
+    assert len(Pairs(folder)) == 6
+    assert not list(folder.rglob('*.tmp'))
+    (folder / 'images' / '00000001.png').unlink()
+    (folder / 'panoptic' / '00000003.png').write_bytes(b'')
+    one_device.sample(config, workdir)  # what lacks is found and made again
+
+    found = contents(folder)
+    lists = {'captions.json', 'panoptic.json', 'report.html'}
+    assert {name: found[name] for name in before.keys() - lists} == {
+        name: before[name] for name in before.keys() - lists
+    }
+    config.sample.folder = 'in one go'
+    one_device.sample(config, workdir)
+    assert found == contents(workdir / 'in one go')
+    assert len(Pairs(folder)) == 9
+
+
+def test_folders_of_older_versions_are_taken_up(finished, sampled):
+    """Their settings.json has the number of pairs, and one hash of all requests."""
+    workdir, config = finished
+    path = workdir / 'samples' / 'settings.json'
+    settings_json = json.loads(path.read_text())
+    fingerprint = settings_json.pop('data')
+    entries = json.loads((workdir / 'samples' / 'captions.json').read_text())
+    asked = [{k: e[k] for k in ('caption', 'image_id', 'record')} for e in entries]
+    hashed = hashlib.sha256(json.dumps([asked, fingerprint]).encode()).hexdigest()
+    settings_json['requests'] = hashed
+    settings_json['sample'] |= {'count': 6, 'prompts': '', 'weights': ''}
+    path.write_text(json.dumps(settings_json))
+    before = contents(workdir / 'samples')
+    one_device.sample(config, workdir)
+    assert contents(workdir / 'samples') == before
+    settings_json['requests'] = hashed[::-1]
+    path.write_text(json.dumps(settings_json))
+    with pytest.raises(ValueError, match='prompts, or captions of the split'):
+        one_device.sample(config, workdir)
+
+
+class When(Interruption):
+    """Asks for the end as soon as a file is there."""
+
+    def __init__(self, path):
+        super().__init__()
+        self._path = path
+
+    def asked(self):
+        return self._path.exists()
+
+
+def test_an_interruption_ends_the_job_after_the_batch_at_hand(config, tmp_path):
+    save_fresh(config, tmp_path / 'weights.safetensors', name='uvit')
+    workdir = tmp_path / 'run [1] *'  # nothing takes it for a pattern
+    parts = workdir / 'samples' / 'parts'
+    interruption = When(parts / '00000000.json')
+    with pytest.raises(Interrupted):
+        sample.sample(config, workdir, interruption=interruption, devices=one_device.devices())
+    assert [path.name for path in parts.iterdir()] == ['00000000.json']
+    beside = writing(workdir / 'samples', 'sampling job')
+    with beside, pytest.raises(ValueError, match='sampling job'):
+        one_device.sample(config, workdir)
+    one_device.sample(config, workdir)
+    assert len(Pairs(workdir / 'samples')) == 6
+    config.sample.guidance = 1e30
+    config.sample.folder = 'overflow'
+    with pytest.raises(FloatingPointError, match=r'for pair 0 and 3 more.* guidance is 1e\+30'):
+        one_device.sample(config, workdir)
+    assert not list((workdir / 'overflow').rglob('*.png'))
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ('a file', 'is a file, and samples need a folder'),
+        ({'captions.json': '[]', 'images': ''}, "holds no samples of ours, but 'captions.json'"),
+        ({'settings.json': '{"a": '}, r'settings\.json is damaged'),
+        ({'settings.json': '[]'}, 'holds samples of other settings'),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(tmp_path, content, message):
+    folder = tmp_path / 'samples'
+    if isinstance(content, str):
+        folder.write_text(content)
+    else:
+        folder.mkdir()
+        for name, text in content.items():
+            (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        sample_claim.check(folder, {'weights': 'step 8'}, [{'caption': 'a'}], has_maps=True)
 
 
 def test_pairs_do_not_depend_on_their_batch(run, sampled):
@@ -131,37 +259,6 @@ def test_folder_has_the_promised_format(sampled, config):
         assert areas == 16 * (ids > 0).sum()
 
 
-def test_prompts_are_a_path_or_a_text(config, tmp_path):
-    description = described(config)
-    config.sample.count = 5
-    config.sample.prompts = 'a red ball; and a\tblue one'
-    assert sample.requests(config, description) == [{'caption': config.sample.prompts}] * 5
-    path = tmp_path / 'prompts.txt'
-    path.write_text('first prompt\n\n  second prompt  \nthird prompt')
-    config.sample.prompts = str(path)
-    found = [request['caption'] for request in sample.requests(config, description)]
-    assert found == [f'{n} prompt' for n in ('first', 'second', 'third', 'first', 'second')]
-    path.write_text('\n \n')
-    with pytest.raises(ValueError, match='holds no prompt'):
-        sample.requests(config, description)
-    config.sample.prompts = 'word ' * 2000  # longer than any path
-    assert len(sample.requests(config, description)) == 5
-
-
-def test_captions_of_a_split_are_drawn_by_seed_and_number(config):
-    description = described(config)
-    config.sample.count = 20
-    first = sample.requests(config, description)
-    assert [request['record'] for request in first] == [i % 8 for i in range(20)]
-    assert sample.requests(config, description) == first
-    config.sample.count = 7
-    assert sample.requests(config, description) == first[:7]
-    config.sample.seed = 1
-    assert sample.requests(config, description) != first[:7]
-    pairs = [(first[i]['caption'], first[i + 8]['caption']) for i in range(8)]
-    assert any(one != two for one, two in pairs)  # the same picture, another caption
-
-
 def test_exported_weights_sample_as_the_checkpoint(run, sampled, tmp_path):
     workdir, config = run
     export_weights.export_weights(config, str(workdir))
@@ -171,7 +268,7 @@ def test_exported_weights_sample_as_the_checkpoint(run, sampled, tmp_path):
     for name in ('images', 'panoptic'):
         assert contents(sampled / name) == contents(other / 'samples' / name)
     # With prompts a weights file needs nothing else: no data, no checkpoint.
-    config.sample.prompts = 'a red ball on sand'
+    config.sample.prompt = 'a red ball on sand'
     config.data.dir = str(tmp_path / 'nowhere')
     third = tmp_path / 'third'
     one_device.sample(config, third)
@@ -219,16 +316,64 @@ def test_given_maps_are_the_pictures_own(config, tmp_path):
     split = loader.Split(config.data.dir, 'validation')
     for i in range(6):
         np.testing.assert_array_equal(maps[i], geometry.true_ids(split[i], 64, void_wins=False))
-    config.sample.prompts = 'a red ball'
-    with pytest.raises(ValueError, match='needs a map beside each caption'):
-        sample.requests(config, described(config))
+
+
+def test_own_maps_and_seeds_are_drawn(config, tmp_path):
+    save_fresh(config, tmp_path / 'weights.safetensors', name='two_stream', given_map=True)
+    rng = np.random.default_rng(0)
+    description = weights_file.load(config.sample.weights).description
+    codes = description.valid_codes()
+    ids = rng.choice(codes, (3, 64, 64))
+    (tmp_path / 'maps').mkdir()
+    lines = []
+    for number, name in enumerate(('a.png', 'b.png', 'c.png')):
+        Image.fromarray(ids[number]).save(tmp_path / 'maps' / name)
+        lines.append({'caption': f'ball {number}', 'map': f'maps/{name}', 'seed': 7})
+    del lines[2]['seed']
+    prompts = tmp_path / 'list.jsonl'
+    prompts.write_text('\n'.join(map(json.dumps, lines)))
+    config.sample.prompts, config.sample.count = str(prompts), 0
+    config.data.dir = str(tmp_path / 'nowhere')
+    one_device.sample(config, tmp_path)
+    np.testing.assert_array_equal(read_maps(tmp_path / 'samples'), ids)
+    entries = json.loads((tmp_path / 'samples' / 'captions.json').read_text())
+    assert [entry['map'] for entry in entries] == [line['map'] for line in lines]
+    assert [entry.get('seed') for entry in entries] == [7, 7, None]
+
+    # The same pairs come of the function; a seeded one wherever it stands.
+    images = [picture(tmp_path / 'samples' / 'images' / f'{i:08d}.png') for i in range(3)]
+    draw = pipeline.load(config.sample.weights, evaluations=3)
+    drawn, maps = draw(['ball 1'], seed=7, maps=[tmp_path / 'maps' / 'b.png'])
+    assert np.abs(drawn[0].astype(int) - images[1]).max() <= 1
+    np.testing.assert_array_equal(maps[0], ids[1])
+    others, _ = draw(['ball 1'], seed=8, maps=[ids[1]])
+    assert np.abs(others[0].astype(int) - images[1]).max() > 10
+    for arguments, message in (
+        ((['ball 1'], 7), 'needs a map for each of the 1 captions, and got none'),
+        ((['ball 1'], 7, [ids[0], ids[1]]), 'and got 2'),
+        ((['ball 1'], 7, [np.full((8, 8), 199)]), '199 is no category id of the model'),
+        ((['ball 1'], 7, [np.zeros((8, 8))]), 'array of float64'),
+        (('ball 1', 7, [ids[0]]), "captions is 'ball 1'; it must be a list of texts"),
+        (([], 7, []), 'it must be a list of texts'),
+        ((['ball 1', None], 7, ids[:2]), 'it must be a list of texts'),
+        ((['ball 1'], -1, [ids[0]]), 'seed is -1; it must be a whole number from 0'),
+        ((['ball 1'], 2**32, [ids[0]]), 'seed is 4294967296'),
+        ((['ball 1'], 1.5, [ids[0]]), r'seed is 1\.5'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            draw(*arguments)
+
+    # Another map is another pair, and the finished one is not taken for it.
+    Image.fromarray(ids[0]).save(tmp_path / 'maps' / 'b.png')
+    with pytest.raises(ValueError, match='map_sha256 of pair 1'):
+        one_device.sample(config, tmp_path)
 
 
 def test_model_without_maps_gives_images_alone(config, tmp_path):
     save_fresh(config, tmp_path / 'weights.safetensors', name='uvit')
     one_device.sample(config, tmp_path)
     found = {path.name for path in (tmp_path / 'samples').iterdir()}
-    assert found == {'images', 'captions.json', 'settings.json'}
+    assert found == {'images', 'captions.json', 'settings.json', 'writer.lock'}
     params, _, description = weights_file.load(config.sample.weights)
     shown = preview.open_data(
         description, data_dir=config.data.dir, cache='', autoencoder_weights='', count=4

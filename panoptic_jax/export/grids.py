@@ -9,7 +9,6 @@ samples folder is drawn in `export/report.py`.
 
 import argparse
 import io
-import json
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -129,9 +128,9 @@ def rows_of(
                 'sample.prompts, or the same split and seed.'
             )
         captions = own_captions
-        # All runs call this folder 'samples', so the run gives the label.
+        # Most runs call this folder 'samples', so the run gives the label.
         path = epath.Path(folder)
-        name = path.parent.name if path.name == 'samples' else folder
+        name = path.parent.name if path.name == 'samples' else f'{path.parent.name}/{path.name}'
         images = [pairs.image(number) for number in own_numbers]
         rows.append((str(name), images))
         if pairs.has_maps:
@@ -175,11 +174,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _listed_categories(folder: str) -> list[Category]:
     """The categories that a samples folder's panoptic.json lists."""
-    content = json.loads((epath.Path(folder) / 'panoptic.json').read_text())
-    return [
-        Category(id=entry['id'], name=entry['name'], is_thing=entry['isthing'])
-        for entry in content['categories']
-    ]
+    pairs = Pairs(folder)
+    if not pairs.has_maps:
+        raise FileNotFoundError(f'{folder} has no panoptic.json, which lists the categories.')
+    return [*pairs.categories]
 
 
 if __name__ == '__main__':

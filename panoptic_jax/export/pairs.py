@@ -1,6 +1,6 @@
 """Reading a folder of images and maps, one pair at a time: our samples, or those of others.
 
-    images/*.png (or .jpg)     the images, of any size
+    images/*.png (or .jpg)     the images, of any size, also in folders below
     captions.json              [{"file_name", "caption" or "captions", "image_id"}]; may be missing
     panoptic.json, panoptic/   maps in COCO's panoptic format; may be missing
 
@@ -8,15 +8,33 @@
 """
 
 import json
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
+import msgspec
 import numpy as np
 from etils import epath
 
-from panoptic_jax.data import panoptic_png
-from panoptic_jax.data.pictures import SUFFIXES, read_picture
+from panoptic_jax.data import categories, checked_json, panoptic_json, panoptic_png
+from panoptic_jax.data.example import Category
+from panoptic_jax.data.pictures import SUFFIXES, is_picture, read_colours, read_picture
 from panoptic_jax.machine import files
+
+_FIX = 'restore it, or leave it out'
+_WORDS = {
+    '': 'it must be a list of pictures, each with file_name and, if it has one, caption',
+    'file_name': 'the name of a picture',
+    'caption': 'a text',
+    'captions': 'a list of texts',
+}
+
+
+class _Entry(msgspec.Struct):
+    file_name: str
+    caption: str = ''
+    captions: list[str] = []
 
 
 class Pairs:
@@ -25,6 +43,8 @@ class Pairs:
     Attributes:
       entries: One dict for each pair: 'file_name', and what captions.json says besides.
       has_maps: Whether the folder has maps.
+      categories: The list of panoptic.json; ids that do not fit into 1..254 are numbered anew as
+        preparation does it. () without maps.
     """
 
     def __init__(
@@ -37,7 +57,7 @@ class Pairs:
 
         Args:
           folder: The folder, local or remote.
-          category_ids: {the folder's category id: our id}; None where they are the same.
+          category_ids: {the folder's category id: our id}; None for those of `categories`.
           map_side: Side in pixels that the maps had before they were enlarged; None for maps that
             are to be read in their own size.
 
@@ -50,42 +70,38 @@ class Pairs:
         images = self._folder / 'images'
         if not images.is_dir():
             raise FileNotFoundError(f'{folder} has no folder images/; put the pictures there.')
-        # One listing for all: in a bucket each question about a single file takes a request.
-        self._sizes = {name: size for name, (size, _) in files.sizes_and_times(images).items()}
-        present = {name for name in self._sizes if epath.Path(name).suffix.lower() in SUFFIXES}
-        if not present:
-            raise FileNotFoundError(f'{images} holds no pictures ({", ".join(SUFFIXES)}).')
         captions = self._folder / 'captions.json'
         if captions.exists():
-            self.entries = _read_json(captions)
-            _require_keys(self.entries, ('file_name',), captions)
+            self.entries = _read_captions(captions)
         else:
-            self.entries = [{'file_name': name} for name in sorted(present)]
+            names = [name for name in files.sizes_and_times(images) if is_picture(name)]
+            self.entries = [{'file_name': name} for name in sorted(names)]
+        if not self.entries:
+            raise FileNotFoundError(f'{images} holds no pictures ({", ".join(SUFFIXES)}).')
         names = [entry['file_name'] for entry in self.entries]
-        missing = [name for name in names if name not in present]
-        if missing:
-            raise FileNotFoundError(
-                f'{images} lacks {len(missing)} of the {len(names)} pictures that '
-                f'{captions.name} names, the first {missing[0]}; add them or correct the list.'
-            )
-        panoptic_json = self._folder / 'panoptic.json'
-        self.has_maps = panoptic_json.exists()
+        self._images = _find(images, names, captions.name)
+        panoptic = self._folder / 'panoptic.json'
+        self.has_maps = panoptic.exists()
+        self.categories: tuple[Category, ...] = ()
         if self.has_maps:
-            self._open_maps(panoptic_json, category_ids)
+            self._open_maps(panoptic, category_ids)
 
     def _open_maps(self, path: epath.Path, category_ids: Mapping[int, int] | None) -> None:
         """Finds the annotation of every image, and what the maps' category ids mean."""
-        content = _read_json(path)
-        if not isinstance(content, dict) or not {'annotations', 'categories'} <= content.keys():
-            raise ValueError(f"{path} must hold 'annotations' and 'categories', as COCO's do.")
-        annotations = content['annotations']
-        _require_keys(annotations, ('file_name', 'segments_info'), path)
-        self._category_ids = category_ids
-        if not category_ids:
-            self._category_ids = {entry['id']: entry['id'] for entry in content['categories']}
+        content = panoptic_json.read(path, _FIX)
+        try:
+            self.categories, own_ids = categories.remap(content.listed())
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from error
+        self._category_ids = dict(category_ids or own_ids)
         # Maps are PNG files and images may be JPEG files, so their names differ in the ending.
-        by_stem = {_stem(annotation): annotation for annotation in annotations}
-        stems = [_stem(entry) for entry in self.entries]
+        by_stem: dict[str, panoptic_json.Annotation] = {}
+        for annotation in content.annotations:
+            stem = _stem(annotation.file_name)
+            if stem in by_stem:
+                raise ValueError(f'{path} has two annotations of {stem}; leave one out.')
+            by_stem[stem] = annotation
+        stems = [_stem(entry['file_name']) for entry in self.entries]
         missing = [stem for stem in stems if stem not in by_stem]
         if missing:
             raise ValueError(
@@ -93,6 +109,8 @@ class Pairs:
                 f'{missing[0]}; a map belongs to the picture of the same name.'
             )
         self._annotations = [by_stem[stem] for stem in stems]
+        names = [annotation.file_name for annotation in self._annotations]
+        self._maps = _find(self._folder / 'panoptic', names, path.name)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -103,7 +121,10 @@ class Pairs:
         Raises:
           FileNotFoundError, ValueError: the errors of `read_picture`.
         """
-        return read_picture(self._folder / 'images' / self.entries[index]['file_name'])
+        name = self.entries[index]['file_name']
+        path, *_ = self._images[name]
+        # A map does not turn with its image.
+        return read_picture(path, upright=not self.has_maps)
 
     def ids(self, index: int) -> np.ndarray:
         """The map of a pair: (h, w) uint8 category ids, 0 for void.
@@ -113,14 +134,13 @@ class Pairs:
           ValueError: PNG and JSON do not fit, or a category is unknown.
         """
         annotation = self._annotations[index]
-        path = self._folder / 'panoptic' / annotation['file_name']
-        segments = panoptic_png.segment_ids(read_picture(path))  # (H, W)
+        path, *_ = self._maps[annotation.file_name]
+        segments = panoptic_png.segment_ids(read_colours(path))  # (H, W)
         # Only the categories are wanted here, so no category has to count as a thing.
         thing_ids = frozenset()
+        infos = msgspec.to_builtins(annotation.segments_info)
         try:
-            ids, _ = panoptic_png.to_maps(
-                segments, annotation['segments_info'], self._category_ids, thing_ids
-            )
+            ids, _ = panoptic_png.to_maps(segments, infos, self._category_ids, thing_ids)
         except ValueError as error:
             raise ValueError(f'{path}: {error}') from error
         # Enlarged maps repeat every pixel.
@@ -128,29 +148,58 @@ class Pairs:
         return ids[::step, ::step]  # (h, w)
 
     def fingerprint(self) -> list[list[str | int]]:
-        """Name and size in bytes of every image, JSON-able: other images give another list."""
-        names = sorted(entry['file_name'] for entry in self.entries)
-        return [[name, self._sizes[name]] for name in names]
+        """Name, bytes and time of the last change of every image, JSON-able, in their order.
+
+        Other images give another list.
+        """
+        names = [entry['file_name'] for entry in self.entries]
+        return [[name, *self._images[name][1:]] for name in names]
+
+    def used_ids(self) -> set[int]:
+        """The ids of `categories` that the maps use."""
+        used = {info.category_id for each in self._annotations for info in each.segments_info}
+        return {self._category_ids[number] for number in used & self._category_ids.keys()}
 
 
-def _stem(entry: Mapping[str, Any]) -> str:
-    """The file name of an entry or annotation, without its ending."""
-    return epath.Path(entry['file_name']).stem
+def _plain(name: str) -> str:
+    """A file name with / between its parts and in one Unicode form, as names are compared."""
+    # Windows writes \, and macOS splits letters from their accents.
+    return unicodedata.normalize('NFC', str(PurePosixPath(name.replace('\\', '/'))))
 
 
-def _read_json(path: epath.Path) -> Any:
-    """The content of a JSON file; raises ValueError where it is not valid."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f'{path} is not valid JSON ({error}).') from error
+def _stem(name: str) -> str:
+    """A file name as it is compared, without its ending."""
+    return str(PurePosixPath(_plain(name)).with_suffix(''))
 
 
-def _require_keys(entries: Any, keys: tuple[str, ...], path: epath.Path) -> None:
-    """Raises ValueError unless the content of a file is a list of dicts with these keys."""
-    if not isinstance(entries, list) or not entries:
+def _find(
+    folder: epath.Path, names: Iterable[str], list_name: str
+) -> dict[str, tuple[epath.Path, int, int]]:
+    """{name: (path, bytes, time)} of the pictures that a list names; all must be there."""
+    plain = {name: PurePosixPath(_plain(name)) for name in names}
+    outside = [n for n, path in plain.items() if path.is_absolute() or '..' in path.parts]
+    if outside:
+        raise ValueError(f'{list_name} names {outside[0]!r}, which does not lie in {folder}.')
+    # One listing for each folder: in a bucket each question about a single file takes a request.
+    present = {}
+    for below in {path.parent for path in plain.values()}:
+        place = folder / below
+        for name, (size, time) in files.sizes_and_times(place).items():
+            if is_picture(name):
+                present[below / _plain(name)] = place / name, size, time
+    missing = [name for name, path in plain.items() if path not in present]
+    if missing:
+        raise FileNotFoundError(
+            f'{folder} lacks {len(missing)} of the {len(plain)} pictures that '
+            f'{list_name} names, the first {missing[0]}; add them or correct the list.'
+        )
+    return {name: present[path] for name, path in plain.items()}
+
+
+def _read_captions(path: epath.Path) -> list[dict[str, Any]]:
+    """The entries of a captions.json, checked, with all their fields."""
+    checked_json.read(path, list[_Entry], words=_WORDS, fix=_FIX)
+    entries = json.loads(path.read_bytes())
+    if not entries:
         raise ValueError(f'{path} holds no list of pictures.')
-    for number, entry in enumerate(entries):
-        for key in keys:
-            if not isinstance(entry, dict) or key not in entry:
-                raise ValueError(f'{path}: entry {number} lacks {key!r}.')
+    return entries

@@ -136,7 +136,8 @@ show();
 </script>
 </html>
 """
-    files.write_whole(path, page)
+    # Captions of old data may hold halves of characters, which no file can.
+    files.write_whole(path, page.encode(errors='replace'))
 
 
 def _settings_list(settings: Mapping[str, Any]) -> str:

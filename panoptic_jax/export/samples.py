@@ -1,21 +1,23 @@
-"""The samples folder: how a restartable job fills it, and its page.
+"""The samples folder: what lies where, how a batch is written, and the page.
 
     settings.json      what the samples were made with; a job with other settings is refused
+    unfinished.json    a job is at work, or was killed; the same command goes on
     parts/N.json       the batch that starts at pair N is done; gone when all batches are
     images/, panoptic/ PNGs; a model without maps has no panoptic/ and no panoptic.json
-    panoptic.json      COCO-panoptic results
-    captions.json      caption and file of each pair; written last, so the folder is complete
+    panoptic.json      COCO-panoptic results, with the category ids of the data's source
+    captions.json      caption and file of each pair; written last
     report.html        the pairs on one page
 
-`sample.py` decides what to generate, `export/pairs.py` reads the folder, and `evaluate.py` scores
-the pairs.
+A larger job adds pairs to a finished folder. The lists name the earlier pairs until all are there.
+`export/sample_claim.py` says whose samples a folder holds, and `export/sample_list.py` which pairs
+are there. `sample.py` decides what to generate, `export/pairs.py` reads the folder, and
+`evaluate.py` scores the pairs.
 """
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -24,58 +26,32 @@ from PIL import Image
 
 from panoptic_jax.data import geometry
 from panoptic_jax.data.example import Category
-from panoptic_jax.export import coco, report
+from panoptic_jax.data.facts import CategoryList
+from panoptic_jax.export import coco, report, sample_list
 from panoptic_jax.export.cards import Pair
 from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.logs import json_lines
 from panoptic_jax.machine import files
-from panoptic_jax.machine.work_folder import WorkFolder
 
 REPORT_PAIRS = 48  # a page shows no more pairs; each takes about 150 kB
-_THREADS = 8  # threads that write PNGs: in a bucket each PNG takes many milliseconds of waiting
 
 
-def work_folder(folder: epath.Path) -> WorkFolder:
-    """The folder as one that a job fills: `settings.json` claims it, `captions.json` seals it."""
-    return WorkFolder(folder, claim='settings.json', seal='captions.json')
+class Drawn(NamedTuple):
+    """A batch as the model drew it.
 
-
-def begin(folder: epath.Path, facts: Mapping[str, Any]) -> bool:
-    """Claims a folder for a job, or takes up an unfinished one.
-
-    Args:
-      folder: Made if missing.
-      facts: Everything that the samples depend on, JSON-able. This module and others read
-        'categories', 'map_size', 'model', 'weights', 'ema' and 'sample' (`config.sample`) again.
-
-    Returns:
-      Whether there is work to do.
-
-    Raises:
-      ValueError: It holds samples that were made with other settings.
+    Attributes:
+      images: (B, 256, 256, 3) uint8.
+      ids: (B, kh, kw) uint8 category ids, which are enlarged for the PNGs; None for a model without
+        maps.
     """
-    facts = json.loads(json.dumps(facts))
 
-    def check(promised: Mapping[str, Any] | None) -> None:
-        if promised is None:
-            return
-        # A list is the captions.json of a folder that no job of ours claimed.
-        promised = promised if isinstance(promised, Mapping) else {}
-        if any(promised.get(key) != value for key, value in facts.items()):
-            raise ValueError(
-                f'{folder} holds samples of other settings ({_differences(promised, facts)}); '
-                'delete it or choose another --workdir.'
-            )
-
-    remains = work_folder(folder).begin(facts, check)
-    if remains:
-        (folder / 'parts').mkdir(exist_ok=True)
-    return remains
+    images: np.ndarray
+    ids: np.ndarray | None
 
 
-def parts(folder: epath.Path) -> set[int]:
-    """The batches that are done, each by the number of its first pair."""
-    return {int(path.stem) for path in (folder / 'parts').glob('*.json')}
+def folder_of(workdir: epath.PathLike, name: str) -> epath.Path:
+    """The samples folder of a run; `name` is `config.sample.folder`."""
+    return epath.Path(workdir) / name
 
 
 def write_part(
@@ -83,74 +59,52 @@ def write_part(
     *,
     first: int,
     requests: Sequence[Mapping[str, Any]],
-    images: np.ndarray,
-    ids: np.ndarray | None,
-    categories: Sequence[Category],
+    drawn: Drawn,
+    categories: CategoryList,
+    kept: Mapping[int, Mapping[str, Any]],
 ) -> None:
     """Writes one batch: its PNGs, then the JSON whose presence means that the batch is done.
 
     Args:
-      folder: A folder that `begin` has claimed.
+      folder: A folder that the job has claimed.
       first: Number of the batch's first pair.
       requests: For each pair what was asked for: 'caption' and anything else for captions.json.
         Rows of the arrays beyond them are left out.
-      images: (B, 256, 256, 3) uint8.
-      ids: (B, kh, kw) uint8 category ids, which are enlarged for the PNGs; None for a model without
-        maps.
-      categories: The list that the ids refer to.
+      drawn: The batch.
+      categories: The list that the ids refer to, and the ids for panoptic.json.
+      kept: {number: entry} of pairs that are there; their files stay as they are.
     """
-    (folder / 'images').mkdir(exist_ok=True)
-    if ids is not None:
-        (folder / 'panoptic').mkdir(exist_ok=True)
+    source_ids = dict(zip(categories.our_ids().values(), categories.our_ids(), strict=True))
     arrays: dict[epath.Path, np.ndarray] = {}  # {path of a PNG: its content}
     entries = []
     for row, request in enumerate(requests):
+        if first + row in kept:
+            entries.append(kept[first + row])
+            continue
         file_name = f'{first + row:08d}.png'
-        arrays[folder / 'images' / file_name] = images[row]
+        arrays[folder / 'images' / file_name] = drawn.images[row]
         entry = {'id': first + row, 'file_name': file_name, **request}
-        if ids is not None:
+        if drawn.ids is not None:
             # COCO's tools expect a map in the size of its image.
-            factor = geometry.IMAGE_SIDE // ids.shape[1]
-            enlarged = ids[row].repeat(factor, axis=0).repeat(factor, axis=1)  # (256, 256)
-            colours, segments_info = coco.segments(enlarged, categories)
+            factor = geometry.IMAGE_SIDE // drawn.ids.shape[1]
+            enlarged = drawn.ids[row].repeat(factor, axis=0).repeat(factor, axis=1)  # (256, 256)
+            colours, segments_info = coco.segments(enlarged, categories.entries)
             arrays[folder / 'panoptic' / file_name] = colours
-            entry['segments_info'] = segments_info
+            entry['segments_info'] = [
+                segment | {'category_id': source_ids[segment['category_id']]}
+                for segment in segments_info
+            ]
         entries.append(entry)
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
+    with futures.ThreadPoolExecutor(sample_list.THREADS) as pool:
         # Without reading the results, errors of the threads would be lost.
         for _ in pool.map(_write_png, arrays.keys(), arrays.values()):
             pass
-    files.write_json(_part(folder, first), entries)
-
-
-def finish(folder: epath.Path, categories: Sequence[Category]) -> None:
-    """Joins the parts into panoptic.json and captions.json."""
-    parts = sorted((folder / 'parts').glob('*.json'))
-    entries = [entry for part in parts for entry in json.loads(part.read_text())]
-    if 'segments_info' in entries[0]:
-        size = {'width': geometry.IMAGE_SIDE, 'height': geometry.IMAGE_SIDE}
-        coco.write_panoptic_json(
-            folder / 'panoptic.json',
-            [{'id': e['id'], 'file_name': e['file_name'], **size} for e in entries],
-            [
-                {
-                    'image_id': e['id'],
-                    'file_name': e['file_name'],
-                    'segments_info': e['segments_info'],
-                }
-                for e in entries
-            ],
-            categories,
-        )
-    captions = [{k: v for k, v in e.items() if k != 'segments_info'} for e in entries]
-    files.write_json(folder / 'captions.json', captions)
-    (folder / 'parts').rmtree()
-    logging.info('Wrote %d pairs to %s.', len(entries), folder)
+    files.write_json(sample_list.part_path(folder, first), entries)
 
 
 def read_json(folder: epath.Path, name: str) -> Any:
-    """The content of 'settings.json' or 'captions.json'."""
-    return json.loads((folder / name).read_text())
+    """The content of 'settings.json' or 'captions.json'; raises ValueError if it is damaged."""
+    return sample_list.read_json(folder / name)
 
 
 def write_page(
@@ -212,29 +166,8 @@ def _category(entry: Mapping[str, Any]) -> Category:
     return Category(id=entry['id'], name=entry['name'], is_thing=entry['is_thing'])
 
 
-def _part(folder: epath.Path, first: int) -> epath.Path:
-    return folder / 'parts' / f'{first:08d}.json'
-
-
-def _differences(promised: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
-    """The differing facts, those inside 'sample' by name; short values with what they were."""
-    differences = []
-    for key, value in expected.items():
-        there = promised.get(key)
-        if key == 'sample' and there is not None:
-            differences += [
-                f'sample.{name}: {there.get(name)!r} there, {here!r} now'
-                for name, here in value.items()
-                if there.get(name) != here
-            ]
-        elif there != value:
-            brief = isinstance(value, str | int | float)
-            differences.append(f'{key}: {there!r} there, {value!r} now' if brief else key)
-    return ', '.join(differences)
-
-
 def _write_png(path: epath.Path, pixels: np.ndarray) -> None:
-    """Writes (H, W, 3) uint8; a file cut short by a kill is written again with its whole batch."""
+    """Writes (H, W, 3) uint8; the file is there whole or not at all."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, format='PNG')
-    path.write_bytes(content.getvalue())
+    files.write_whole(path, content.getvalue())

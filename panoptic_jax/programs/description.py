@@ -198,11 +198,8 @@ def describe(
 def assume(
     model: Mapping[str, Any], map_noise_std: float, autoencoder: AutoencoderFacts, text: TextFacts
 ) -> Description:
-    """What `describe` would say if there were data of these encoders; one category stands for all.
-
-    For plans and benchmarks, which need shapes only.
-    """
-    # Decoding compares with one code instead of a data set's; that costs next to nothing.
+    """What `describe` would say of data of these encoders, where only shapes matter."""
+    # One category stands for all: to compare with more codes costs next to nothing.
     entry = categories.Category(1, 'thing', is_thing=True)
     one_category = CategoryList((entry,), (entry.id,))
     return Description(ModelSettings(**model), map_noise_std, autoencoder, text, one_category)
@@ -221,6 +218,9 @@ def check_same_model(now: Description, before: Description, workdir: str) -> Non
         for name, value in dataclasses.asdict(now.model).items()
         if name != 'dtype' and there[name] != value
     ]
+    if now.has_map and now.map_noise_std != before.map_noise_std:
+        stds = f'{before.map_noise_std} there, {now.map_noise_std} in this config'
+        changed.append(f'map_noise_std: {stds}')
     changed += [
         f'{name}: not as in the data that it was trained on'
         for name in ('autoencoder', 'text', 'categories')

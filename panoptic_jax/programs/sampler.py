@@ -5,7 +5,7 @@ are the business of `sample.py`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,10 +14,13 @@ import numpy as np
 
 from panoptic_jax.diffusion import bits, guidance, solver
 from panoptic_jax.diffusion.trajectory import make_trajectory
+from panoptic_jax.machine import sharding
 from panoptic_jax.models.forms import PLAIN, Forms
 from panoptic_jax.programs.description import Description
 
 Sampler = Callable[..., tuple[jax.Array, jax.Array | None]]
+
+_LARGEST_LATENT = 1e6  # latents of photographs stay below a hundred
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ def make_sampler(
     Returns:
       A function (params, text (B, L, D), keys (B,), given ids (B, kh, kw) or None) -> (latents
       (B, h, w, c) divided by the autoencoder's scale, ids (B, kh, kw) uint8 or None). Pair i
-      depends on its own row of the arguments alone.
+      depends on its own row of the arguments alone. Latents are NaN where the map is not finite.
     """
     model = description.build(dtype, forms)
     image_input, map_input = description.inputs()[:2]
@@ -100,6 +103,9 @@ def make_sampler(
         )
         if map_values is not None:
             given = bits.bits_to_ids(map_values, codes, sampling.decode)  # (B, kh, kw)
+            # Ids cannot say that they came of NaN, so the latents of the pair say it.
+            is_finite = jnp.isfinite(map_values).all(axis=(1, 2, 3))
+            latents = jnp.where(is_finite[:, None, None, None], latents, jnp.nan)
         return latents / description.autoencoder.scale, given
 
     return sampler
@@ -110,6 +116,64 @@ def pair_keys(seed: int, first: int, count: int) -> jax.Array:
     # A pair's number decides its key, not its place in a batch.
     numbers = jnp.arange(first, first + count)
     return jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
+
+
+def request_keys(seed: int, first: int, requests: Sequence[Mapping[str, Any]]) -> jax.Array:
+    """(n,) keys of consecutive pairs, where some may have a seed of their own.
+
+    Args:
+      seed: The job's seed.
+      first: Number of the first pair.
+      requests: For each pair what was asked for; with 'seed' and 'copy' (0 if it is missing) the
+        key is that of pair number 'copy' of that seed, wherever the pair stands.
+    """
+    keys = pair_keys(seed, first, len(requests))
+    if not any('seed' in request for request in requests):
+        return keys
+    own = [
+        pair_keys(request['seed'], request.get('copy', 0), 1)
+        if 'seed' in request
+        else keys[row : row + 1]
+        for row, request in enumerate(requests)
+    ]
+    return jnp.concatenate(own)
+
+
+def on_devices(sampler: Sampler, params: dict[str, Any], mesh: jax.sharding.Mesh) -> Sampler:
+    """The sampler, compiled, as a function of (text, keys, given) whose rows the devices share."""
+    rows = sharding.of_batch(mesh)
+    split_params = sharding.of_tree(params, mesh)
+    placed = sharding.place(params, split_params)
+    compiled = jax.jit(sampler, in_shardings=(split_params, rows, rows, rows))
+
+    def draw(text, keys, given=None):
+        text, given = sharding.place((text, given), rows)
+        return compiled(placed, text, keys, given)
+
+    return draw
+
+
+def check_latents(latents: np.ndarray, names: Sequence[str], guidance: float) -> None:
+    """Refuses what no picture can be made of: NaN, infinity and numbers far from any training.
+
+    Args:
+      latents: (n, h, w, c), as the sampler gives them.
+      names: A name for each of the n pairs, such as 'pair 3'.
+      guidance: What they were drawn with, for the message.
+
+    Raises:
+      FloatingPointError: naming the first of the pairs.
+    """
+    sizes = np.abs(latents.reshape(len(names), -1)).max(axis=1)
+    # NaN is not at most anything.
+    wrong = [name for name, size in zip(names, sizes, strict=True) if not size <= _LARGEST_LATENT]
+    if wrong:
+        more = f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''
+        raise FloatingPointError(
+            f'The sampler gave numbers that are not finite or far too large for {wrong[0]}{more}, '
+            f'and nothing of the batch was kept. The guidance is {guidance:g}: take less than 10; '
+            'if that changes nothing, take other weights or an earlier checkpoint.'
+        )
 
 
 def check_batch(batch_size: int, mesh: jax.sharding.Mesh) -> None:

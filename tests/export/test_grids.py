@@ -9,13 +9,15 @@ from PIL import Image
 
 from panoptic_jax.data import categories
 from panoptic_jax.data.example import Category
-from panoptic_jax.export import grids, samples
+from panoptic_jax.data.facts import CategoryList
+from panoptic_jax.export import grids, sample_claim, sample_list, samples
 
 LIST = [
     Category(id=1, name='person', is_thing=True),
     Category(id=7, name='train', is_thing=True),
     Category(id=187, name='sky', is_thing=False),
 ]
+CATEGORIES = CategoryList(tuple(LIST), (1, 7, 187))
 STEP = 262  # from one image to the next, in pixels
 LABEL_WIDTH = 120
 
@@ -24,7 +26,7 @@ def make_samples(path, seed, captions=('a red ball', 'a blue train'), maps=True)
     """Writes a samples folder of random pairs and returns their images and ids."""
     rng = np.random.default_rng(seed)
     path = epath.Path(path)
-    samples.begin(path, {'seed': seed})
+    sample_claim.claim(path, {'seed': seed}, {})
     images = rng.integers(0, 256, (len(captions), 256, 256, 3), np.uint8)
     codes = np.array([0, 1, 7, 187], np.uint8)
     ids = rng.choice(codes, (len(captions), 64, 64)) if maps else None
@@ -32,11 +34,11 @@ def make_samples(path, seed, captions=('a red ball', 'a blue train'), maps=True)
         path,
         first=0,
         requests=[{'caption': caption} for caption in captions],
-        images=images,
-        ids=ids,
-        categories=LIST,
+        drawn=samples.Drawn(images, ids),
+        categories=CATEGORIES,
+        kept={},
     )
-    samples.finish(path, LIST)
+    sample_list.finish(path, CATEGORIES, has_maps=maps)
     return images, ids
 
 

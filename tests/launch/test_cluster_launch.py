@@ -68,7 +68,13 @@ def test_slurm_runs_the_command_on_the_tasks_of_the_job(slurm):
 
 @pytest.mark.parametrize(
     ('status', 'environment', 'requeued'),
-    [(75, {}, True), (1, {}, False), (137, {}, False), (75, {'CANCEL': 'yes'}, False)],
+    [
+        (75, {}, True),
+        (1, {}, False),
+        (137, {}, False),
+        (143, {}, False),
+        (75, {'CANCEL': 'yes'}, False),
+    ],
 )
 def test_slurm_queues_the_job_again_after_exit_code_75_only(slurm, status, environment, requeued):
     done, calls = slurm(*RUN, STATUS=str(status), **environment)

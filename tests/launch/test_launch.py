@@ -16,9 +16,14 @@ echo "JAX_PLATFORMS=${JAX_PLATFORMS:-} $*" >>"$CALLS"
 case "$*" in
   *--mode="${FAIL_AT:-none}"*) exit 75 ;;
   '-m pip install '*) exit "${PIP_STATUS:-0}" ;;
-  *--mode=evaluate*)
-    mkdir -p runs/quickstart/samples
-    echo page >runs/quickstart/samples/report.html ;;
+  *--mode=train*) mkdir -p "runs/quickstart/checkpoints/${STEP:-00000800}" ;;
+  *--mode=sample*|*--mode=evaluate*)
+    all=$*
+    folder=runs/quickstart/${all##*--config.sample.folder=}
+    mkdir -p "$folder"
+    step=${STEP:-00000800}
+    echo "{\\"weights\\": \\"step $((10#$step))\\"}" >"$folder/settings.json"
+    echo "page of $folder" >"$folder/report.html" ;;
 esac
 """
 
@@ -70,9 +75,33 @@ def test_quickstart_runs_the_modes_in_order_and_places_the_page(clone):
             assert '--config=configs/quickstart.py' in call
             assert '--workdir=runs/quickstart' in call
             assert '--config.steps=5' in call
-    assert (clone / 'runs' / 'quickstart' / 'report.html').read_text() == 'page\n'
+    page = clone / 'runs' / 'quickstart' / 'report.html'
+    assert page.read_text() == 'page of runs/quickstart/samples\n'
     assert str(clone / 'runs' / 'quickstart' / 'report.html') in done.stdout.splitlines()[-1]
     assert done.stdout.count(' s\n') == 5  # a time per stage
+
+
+def test_quickstart_with_more_steps_ends_with_a_new_page_and_keeps_the_first_pairs(clone):
+    runs = clone / 'runs' / 'quickstart'
+    for _ in range(2):
+        _, calls = run(clone, 'launch/quickstart.sh')
+        folders = [call.split('--config.sample.folder=')[1] for call in calls if 'folder=' in call]
+        assert folders == ['samples'] * 2  # sampling and evaluation
+    (runs / 'checkpoints' / '00000950.orbax-checkpoint-tmp').mkdir()
+    for _ in range(2):
+        done, calls = run(clone, 'launch/quickstart.sh', '--config.steps=900', STEP='00000900')
+        assert done.returncode == 0, done.stderr
+        folders = [call.split('--config.sample.folder=')[1] for call in calls if 'folder=' in call]
+        assert folders == ['samples_900'] * 2
+    assert (runs / 'report.html').read_text() == 'page of runs/quickstart/samples_900\n'
+    assert (runs / 'samples' / 'report.html').read_text() == 'page of runs/quickstart/samples\n'
+
+
+def test_quickstart_takes_the_folder_that_its_arguments_name(clone):
+    done, _ = run(clone, 'launch/quickstart.sh', '--config.sample.folder=mine')
+    assert done.returncode == 0, done.stderr
+    page = clone / 'runs' / 'quickstart' / 'report.html'
+    assert page.read_text() == 'page of runs/quickstart/mine\n'
 
 
 def test_quickstart_leaves_the_platform_to_the_user(clone):
