@@ -1,8 +1,8 @@
 """One-stream PDM on COCO 2017 (section 3.5.1): image and map tokens through the same U-ViT blocks.
 
     python -m panoptic_jax.main --config=configs/one_stream.py --mode=prepare
-    python -m panoptic_jax.main --config=configs/one_stream.py --workdir=runs/one_stream
-    python -m panoptic_jax.main --config=configs/one_stream.py --workdir=runs/one_stream \
+    python -m panoptic_jax.main --config=configs/one_stream.py
+    python -m panoptic_jax.main --config=configs/one_stream.py \
         --mode=evaluate --config.sample.count=30000 --config.sample.batch_size=64
 
 Arguments: size=S (or S-deep, M, L, H), patch_factor=2 (or 1, 4; B.1), given_map=1 (Figure 6),
@@ -28,6 +28,7 @@ from panoptic_jax import recipes
 def get_config(text: str = '') -> ml_collections.ConfigDict:
     """Training from scratch with U-ViT's recipe; the paper names no other recipe."""
     config = settings.default()
+    config.workdir = 'runs/one_stream'
     recipes.use_pdm(config, 'one_stream', text)
     config.lock()
     return config

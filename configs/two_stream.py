@@ -1,7 +1,7 @@
 """Two-stream PDM on COCO 2017 (section 3.5.2): a frozen U-ViT beside a trainable map stream.
 
-    python -m panoptic_jax.main --config=configs/two_stream.py --workdir=runs/two_stream
-    python -m panoptic_jax.main --config=configs/two_stream.py --workdir=runs/two_stream \
+    python -m panoptic_jax.main --config=configs/two_stream.py
+    python -m panoptic_jax.main --config=configs/two_stream.py \
         --mode=evaluate --config.sample.count=30000 --config.sample.batch_size=64
 
 Initial weights: runs/uvit/weights.safetensors. Importing the published U-ViT writes this file, and
@@ -31,6 +31,7 @@ from panoptic_jax import recipes
 def get_config(text: str = '') -> ml_collections.ConfigDict:
     """Training of the map stream with U-ViT's recipe; the paper names no other recipe."""
     config = settings.default()
+    config.workdir = 'runs/two_stream'
     recipes.use_pdm(config, 'two_stream', text)
     config.init_weights = 'runs/uvit/weights.safetensors'
     config.lock()

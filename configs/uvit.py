@@ -1,12 +1,12 @@
 """U-ViT on COCO 2017: the image-only baseline, and the image stream of `configs/two_stream.py`.
 
-    python -m panoptic_jax.main --config=configs/uvit.py --workdir=runs/uvit --mode=import \
+    python -m panoptic_jax.main --config=configs/uvit.py --mode=import \
         --config.foreign.path=mscoco_uvit_small.pth
 
 imports the published weights. To train it here instead:
 
-    python -m panoptic_jax.main --config=configs/uvit.py --workdir=runs/uvit
-    python -m panoptic_jax.main --config=configs/uvit.py --workdir=runs/uvit --mode=export
+    python -m panoptic_jax.main --config=configs/uvit.py
+    python -m panoptic_jax.main --config=configs/uvit.py --mode=export
 
 Arguments: size=S (or S-deep, M, L, H), encoders=light (TAESD and random word vectors, in
   data/coco_light). An example: --config=configs/uvit.py:size=S-deep.
@@ -28,6 +28,7 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
     """The recipe of Bao et al. 2023: AdamW at 2e-4, batches of 256, a million steps."""
     arguments = recipes.arguments(text, size=tuple(uvit.SIZES), encoders=recipes.ENCODERS)
     config = settings.default()
+    config.workdir = 'runs/uvit'
     recipes.use_coco(config, arguments.pop('encoders'))
     config.model.name = 'uvit'
     config.model.update(uvit.SIZES[arguments['size']])

@@ -25,7 +25,9 @@
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.log
 set -euo pipefail
-readonly RUN_AGAIN=75 # SIGTERM came, and a checkpoint is saved
+# SIGTERM came, and what was done is saved. 143 is SIGTERM, too, but ends what does not go on: the modes
+# plan, import and benchmark.
+readonly RUN_AGAIN=75
 
 # Slurm runs a copy of this script, from a folder of its own.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"

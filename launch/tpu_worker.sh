@@ -3,8 +3,8 @@
 #   setup            installs into .venv
 #   start ARGUMENTS  starts the command line in the background, unless one is running here
 #   status           says `running`, `ended with exit code N` or `not started`
-# Exit code 75 means that SIGTERM came and a checkpoint is saved: the same command then starts again.
-# Any other exit code ends the run. runs/worker/ holds the log and the exit code. Workers do not share
+# Exit code 75 means that SIGTERM came and what was done is saved: the same command then starts again.
+# Any other exit code ends the run, also 143, with which SIGTERM ends a mode that does not go on. runs/worker/ holds the log and the exit code. Workers do not share
 # it, since each one is a machine with a disk of its own.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -2,29 +2,36 @@
 
 The files in `configs/` start from `default()`, change what their experiment changes and lock the
 result. Only `main.py` and the mode files see this object: the folders of the package take plain
-values, which `encoding`, `source`, `recipe` and `sampling` pick out.
+values, which `encoding`, `source`, `recipe` and `sampling` pick out. `command/fields.py` says of
+which type and in which range each setting is; conditions that join several are here. Every setting
+has its comment, on its line or above it, since --help prints them.
 """
 
 from typing import Any
 
 import ml_collections
 
+from panoptic_jax.command import fields
+from panoptic_jax.command import paths as typed_paths
+from panoptic_jax.logs import environment
 from panoptic_jax.models import build
 
 
 def default() -> ml_collections.ConfigDict:
     """The full-size one-stream PDM on COCO 2017, as U-ViT trains; every experiment starts here."""
     config = ml_collections.ConfigDict()
-    config.seed = 0  # the only source of randomness in training
+    config.workdir = ''  # folder of the run that --workdir may leave out; --workdir wins
+    config.seed = 0  # the only source of randomness in training; at most 2^32 - 1
     config.data = data = ml_collections.ConfigDict()
     data.dir = 'data/coco'  # encoded shards: written by --mode=prepare, read by everything else
     data.cache = ''  # folder for local copies of a bucket's shards; '': a temporary one
-    data.source = 'coco'  # COCO-panoptic folder | 'folder': captioned images | 'scenes': embedded
-    data.root = ''  # folder that holds a folder of images per split; 'coco': and annotations/
+    data.source = 'coco'  # or 'tfds' | 'folder': captioned images | 'scenes': drawn here
+    data.tfds_name = 'coco/2017_panoptic'  # 'tfds': name of the data set below `root`
+    data.root = ''  # folder of images by split; 'coco': and annotations/; 'tfds': its data_dir
     data.train_split = 'train2017'  # split that becomes our 'train'
     data.validation_split = 'val2017'  # split that becomes our 'validation'; '': none
-    data.categories = ''  # 'coco': JSON with a list of categories; '': the panoptic JSON's own
-    data.captions = 'file'  # 'coco': captions JSON | 'categories': made from the map
+    data.categories = ''  # JSON list of categories; '': the panoptic JSON's; 'tfds': COCO's
+    data.captions = 'file'  # 'coco', 'tfds': captions JSON | 'categories': made from the map
     data.flips = False  # True: every training image also mirrored, with the same captions
     data.train_images = 0  # only the first n images; 0: all. 'scenes': how many to draw
     data.validation_images = 0  # the same for the validation split
@@ -43,7 +50,7 @@ def default() -> ml_collections.ConfigDict:
     model.name = 'one_stream'  # 'uvit' | 'one_stream' | 'two_stream'
     model.hidden_size = 512  # channels per token
     model.depth = 12  # blocks besides the middle one: depth/2 in, 1 middle, depth/2 out
-    model.num_heads = 8
+    model.num_heads = 8  # attention heads; twice their number divides hidden_size
     model.patch_size = 2  # latent pixels per image token, along each side
     model.patch_factor = 2  # map pixels per latent pixel, along each side: 1, 2 or 4
     model.given_map = False  # True: the clean map is an input and only the image is denoised
@@ -55,44 +62,48 @@ def default() -> ml_collections.ConfigDict:
     # True: attention in one kernel on TPU (ours) and GPU (cuDNN's), in parts on CPU.
     config.fused_attention = True
 
-    # Durations are optimiser steps; sizes are whole batches over all devices.
-    config.steps = 1_000_000
-    config.batch_size = 256
+    # Durations are optimiser steps.
+
+    config.steps = 1_000_000  # optimiser steps of the whole training
+    config.batch_size = 256  # images a step, over all devices
     config.microbatches = 1  # gradient accumulation: parts of a batch, one after another
-    config.learning_rate = 2e-4  # between warm-up and cool-down
-    config.warmup_steps = 5000  # linear from 0
-    config.cooldown = 0.0  # share of the steps, at their end, linear to 0; the paper has none
-    config.weight_decay = 0.03
-    config.betas = (0.9, 0.9)
+    config.learning_rate = 2e-4  # AdamW's, between warm-up and cool-down
+    config.warmup_steps = 5000  # steps in which the learning rate rises linearly from 0
+    config.cooldown = 0.0  # share of the steps, at their end, with a rate that falls linearly to 0
+    config.weight_decay = 0.03  # AdamW's; 0: none
+    config.betas = (0.9, 0.9)  # AdamW's: decay of the means of gradients and of their squares
     config.ema_decay = 0.9999  # reached gradually: min(ema_decay, (1 + step) / (10 + step))
     config.text_dropout = 0.1  # probability that a caption is replaced by the empty one
     config.map_noise_std = 2.0  # s in m_t = alpha_t m_0 + sigma_t s eps
     config.init_weights = ''  # weights.safetensors to start from: a whole model or its image stream
     config.init_partial = False  # True: keep what fits of init_weights, start the rest afresh
 
-    config.log_every = 100
+    config.log_every = 100  # a line of metrics and a point in TensorBoard
     config.validate_every = 5000  # held-out loss; 0: never
-    config.validation_batches = 4
+    config.validation_batches = 4  # held-out batches, the same ones each time
     config.preview_every = 10_000  # fixed-seed sample grid and its MCD; 0: never
     config.preview_count = 16  # pairs in the grid
     config.checkpoint_every = 5000  # a multiple of log_every
-    config.keep_last = 2  # checkpoints
+    config.keep_last = 2  # newest checkpoints that stay
     config.keep_every = 100_000  # and every checkpoint at a multiple of this many steps; 0: none
-    config.profile_at = 0  # first step of a profiler window; 0: none
-    config.profile_steps = 5
+    config.profile_at = 0  # first step of a profiler window, counted from 0; 0: no window
+    config.profile_steps = 5  # length of that window
 
     config.sample = sample = ml_collections.ConfigDict()
     sample.weights = ''  # weights.safetensors; '': the newest checkpoint of the workdir
     sample.ema = True  # average weights rather than the last ones (checkpoints only)
-    sample.prompts = ''  # a text file, one prompt a line, or one prompt; '': captions of `split`
+    sample.prompt = ''  # one prompt; '': those of `prompts`, or captions of `split`
+    sample.prompts = ''  # a file: text, a prompt a line, or .jsonl with caption, map and seed
     sample.split = 'validation'  # 'train' | 'validation'
-    sample.count = 64  # pairs to generate
+    sample.count = 0  # pairs to generate; 0: one for each prompt, or for each image of `split`
+    sample.folder = 'samples'  # name of the folder in the workdir that the pairs go to
     sample.batch_size = 16  # pairs per call of the sampler, over one process's devices
-    sample.seed = 0
+    sample.seed = 0  # decides noise, and captions where a split has several; at most 2^32 - 1
     sample.evaluations = 50  # network evaluations (NFE); guidance counts as one
     sample.solver = 'fast'  # 'fast' (order 3 and a rest), '1', '2', '3' or '2M'
     sample.grid = 'time'  # steps uniform in 'time' or in 'lambda' = log(alpha/sigma)
-    sample.guidance = 1.0  # out = cond + guidance * (cond - uncond); others call 1.0 two
+    # out = cond + guidance * (cond - uncond), -100 to 100; 0: none; others call 1.0 two
+    sample.guidance = 1.0
     sample.map_init_std = 0.0  # std of the map's start; 0: map_noise_std (the paper's text: 1)
     sample.clip_map = True  # clip the guided map estimate to [-1, 1] inside the solver
     sample.decode = 'nearest'  # codes of no category: 'nearest' valid one or 'threshold' to void
@@ -101,6 +112,7 @@ def default() -> ml_collections.ConfigDict:
     evaluate.folder = ''  # others' images/, captions.json and maps; '': workdir/samples
     evaluate.inception = ''  # safetensors file of Inception, for FID; '': no FID
     evaluate.clip = ''  # folder of a CLIP (ViT-B/32), for CLIP score and CMMD; '': neither
+    evaluate.mcd_bins = 256  # category ids that MCD counts, from 0; the authors' code counts 201
     evaluate.reference = ''  # .npz such as U-ViT's; '': made from the images of sample.split
 
     config.foreign = foreign = ml_collections.ConfigDict()  # --mode=import
@@ -127,6 +139,22 @@ def paths(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     return data.dir, data.root, config.init_weights, config.sample.weights, config.evaluate.folder
 
 
+def with_home(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with the home folder in the place of a leading ~, in every setting that is a path.
+
+    Raises:
+      ValueError: ~NAME, and there is no user of this name.
+    """
+    flat = environment.flat(config.to_dict())
+    expanded = {name: typed_paths.expanded(flat[name], name) for name in fields.PATHS}
+    changed = {name: path for name, path in expanded.items() if path != flat[name]}
+    if not changed:
+        return config
+    copy = config.copy_and_resolve_references()
+    copy.update_from_flattened_dict(changed)
+    return copy
+
+
 def encoding(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """What a run expects of its data, for `manifest.check_manifest`."""
     names = ('autoencoder', 'text', 'text_tokens', 'text_features', 'void_wins')
@@ -136,8 +164,8 @@ def encoding(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def source(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Which data set is prepared, for `sources.SourceSettings`."""
     names = (
-        'source', 'root', 'train_split', 'validation_split', 'categories', 'captions',
-        'train_images', 'validation_images', 'scene_seed',
+        'source', 'tfds_name', 'root', 'train_split', 'validation_split', 'categories', 'captions',
+        'void_wins', 'train_images', 'validation_images', 'scene_seed',
     )  # fmt: skip
     return {name: config.data[name] for name in names}
 
@@ -157,58 +185,16 @@ def sampling(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return {name: config.sample[name] for name in names}
 
 
-_CHOICES = {
-    'data.source': ('coco', 'folder', 'scenes'),
-    'data.captions': ('file', 'categories'),
-    'data.autoencoder': ('sd', 'taesd', 'pixels'),
-    'data.text': ('clip', 'words'),
-    'model.name': build.NAMES,
-    'model.patch_factor': (1, 2, 4),
-    'model.map_prediction': ('data', 'noise'),
-    'foreign.kind': ('model', 'tower'),
-    'model.dtype': ('auto', 'float32', 'bfloat16'),
-    'sample.split': ('train', 'validation'),
-    'sample.solver': ('fast', '1', '2', '3', '2M'),
-    'sample.grid': ('time', 'lambda'),
-    'sample.decode': ('nearest', 'threshold'),
-}
-_POSITIVE = (
-    'data.images_per_shard', 'data.text_tokens', 'data.text_features', 'model.hidden_size',
-    'model.depth', 'model.num_heads', 'model.patch_size', 'steps', 'batch_size', 'microbatches',
-    'learning_rate', 'map_noise_std', 'log_every', 'validation_batches', 'preview_count',
-    'checkpoint_every', 'keep_last', 'profile_steps', 'sample.count', 'sample.batch_size',
-    'sample.evaluations', 'plan.num_slices', 'plan.batch_per_device',
-)  # fmt: skip
-_NOT_NEGATIVE = (
-    'data.train_images', 'data.validation_images', 'data.workers', 'warmup_steps',
-    'weight_decay', 'validate_every', 'preview_every', 'keep_every',
-    'profile_at', 'sample.map_init_std',
-)  # fmt: skip
-_SHARES = ('cooldown', 'ema_decay', 'text_dropout')
-
-
 def check(config: ml_collections.ConfigDict) -> None:
     """Refuses impossible values. Raises ValueError naming field, value and what would be right."""
-
-    def value(name):
-        reached = config
-        for part in name.split('.'):
-            reached = reached[part]
-        return reached
+    values = environment.flat(config.to_dict())
+    fields.check_fields(values)
 
     def require(holds, name, expected):
         if not holds:
-            raise ValueError(f'{name} is {value(name)!r}; it must be {expected}.')
+            raise ValueError(f'{name} is {fields.shown(values[name])}; it must be {expected}.')
 
-    for name, choices in _CHOICES.items():
-        require(value(name) in choices, name, 'one of ' + ', '.join(map(repr, choices)))
-    for name in _POSITIVE:
-        require(value(name) > 0, name, 'positive')
-    for name in _NOT_NEGATIVE:
-        require(value(name) >= 0, name, 'zero or more')
-    for name in _SHARES:
-        require(0 <= value(name) <= 1, name, 'between 0 and 1')
-    model, sample = config.model, config.sample
+    data, model, sample = config.data, config.model, config.sample
     has_map = build.has_map(model.name)
     require(model.depth % 2 == 0, 'model.depth', 'even: as many in blocks as out blocks')
     require(
@@ -247,4 +233,9 @@ def check(config: ml_collections.ConfigDict) -> None:
         sample.solver in ('fast', '2M') or sample.evaluations % int(sample.solver) == 0,
         'sample.evaluations',
         f'a multiple of sample.solver ({sample.solver})',
+    )
+    require(
+        data.source != 'tfds' or data.tfds_name,
+        'data.tfds_name',
+        "the name of a TFDS data set where data.source is 'tfds'",
     )

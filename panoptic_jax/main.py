@@ -2,18 +2,31 @@
 
     panoptic-jax --config=NAME_OR_FILE --workdir=DIR --mode=MODE
 
-This module finds the config, starts the mode and turns an expected error into one sentence. What a
-mode does is in the module of its name; `config.py` explains the settings.
+This module starts the mode, and turns expected errors and interruptions into one sentence and an
+exit code. What a mode does is in the module of its name; `config.py` explains the settings, and
+`command/arguments.py` reads the command line.
 """
 
-import re
+import contextlib
+import functools
+import os
+import signal
 import sys
+import threading
 import traceback
-from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from panoptic_jax.command import arguments
+from panoptic_jax.command import help as help_texts
+from panoptic_jax.machine.interruption import (
+    RUN_AGAIN,
+    UNINTERRUPTED,
+    Interrupted,
+    Interruption,
+)
 
 _CONFIG = config_flags.DEFINE_config_file(
     'config',
@@ -26,70 +39,169 @@ _WORKDIR = flags.DEFINE_string(
     default=None,
     help='Folder of the run: checkpoints, metrics, samples. Made if missing.',
 )
-_MODE = flags.DEFINE_enum(
-    'mode',
-    'train',
-    ['train', 'prepare', 'sample', 'evaluate', 'export', 'import', 'plan', 'benchmark'],
-    'What to do. Each mode goes on where it was interrupted.',
-)
+_MODE = flags.DEFINE_enum('mode', 'train', list(help_texts.MODES), 'What to do.')
 
-# The exit code after SIGTERM: everything is saved, and the same command goes on.
-RUN_AGAIN = 75
+# Modes that go on where they stopped. After SIGTERM they end with RUN_AGAIN, the others with 143.
+_GO_ON = ('prepare', 'train', 'sample', 'evaluate', 'export')
+_CTRL_C = 130  # exit code after Ctrl-C, as shells have it
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], interruption: Interruption = UNINTERRUPTED) -> int:
     """Runs the mode that the flags name; returns the exit code."""
-    if len(argv) > 1:
-        raise app.UsageError(f'There is no argument {argv[1]!r}; settings are --config.NAME=VALUE.')
-    return run_mode(_MODE.value, _CONFIG.value, _WORKDIR.value)
+    del argv  # all of it is in the flags
+    return run_mode(_MODE.value, _CONFIG.value, _WORKDIR.value, interruption=interruption)
 
 
-def run_mode(mode: str, config: Any, workdir: str | None, **options: Any) -> int:
+def run_mode(
+    mode: str,
+    config: Any,
+    workdir: str | None,
+    *,
+    interruption: Interruption | None = None,
+    **options: Any,
+) -> int:
     """Runs a mode and reports expected errors.
 
     Args:
       mode: One of the values of `--mode`.
       config: The settings, not yet checked.
-      workdir: The folder of the run; may be None for 'prepare'.
+      workdir: The folder of the run; None or '' for the config's own.
+      interruption: What listens to SIGTERM; None to open one for this call.
       **options: Further arguments of the mode's function, such as `devices`.
 
     Returns:
-      The exit code: 0, 1 after an expected error, or `RUN_AGAIN`.
+      The exit code: 0, 1 after an expected error, 130 after Ctrl-C, or `RUN_AGAIN`.
     """
-    # Imported after the flags are parsed, since --help and a misspelt field need no JAX.
-    from panoptic_jax import config as settings
-    from panoptic_jax.machine import files, hosts
+    with contextlib.ExitStack() as stack:
+        if interruption is None:
+            interruption = stack.enter_context(Interruption())
+        # Imported after the flags are parsed, since --help and a misspelt field need no JAX.
+        from panoptic_jax.logs import progress
+        from panoptic_jax.machine import hosts
+
+        _set_up_logs()
+        try:
+            interruption.leave_if_asked()
+            return _run(mode, config, workdir, interruption=interruption, **options)
+        except Interrupted as reason:
+            progress.say(str(reason))
+            hosts.leave_together()
+            return RUN_AGAIN
+        except KeyboardInterrupt:
+            goes_on = '; the same command goes on' if mode in _GO_ON else ''
+            return _failed(f'interrupted{goes_on}', code=_CTRL_C)
+        except BaseException as error:
+            if sentence := _sentence(error):
+                return _failed(f'error: {sentence}')
+            hosts.leave_failed_job(traceback.format_exc())
+            raise
+
+
+def _failed(sentence, code=1):
+    """Says why the mode ends, and ends it; returns the exit code."""
+    from panoptic_jax.logs import progress
+    from panoptic_jax.machine import hosts
+
+    logging.debug('Where it happened:', exc_info=True)
+    progress.say(sentence)
+    hosts.leave_failed_job(code=code)
+    return code
+
+
+def _sentence(error):
+    """What is said of an error that users can cause; '' for a mistake in the code."""
+    from panoptic_jax.machine import disk
+
+    # Without a number it is a sentence of ours.
+    if isinstance(error, OSError) and error.errno:
+        return str(disk.explained(error))
+    if isinstance(error, ValueError | OSError | FloatingPointError):
+        return str(error)
+    # XLA's errors have no type of their own.
+    if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
+        reason = str(error).partition('\n')[0]
+        return (
+            f'The memory does not suffice ({reason}); a smaller batch_size or sample.batch_size, '
+            'more microbatches or fewer data.workers need less.'
+        )
+    return ''
+
+
+def _set_up_logs():
+    from panoptic_jax.logs import progress
 
     logging.set_verbosity(logging.INFO)
-    # Orbax logs dozens of lines a checkpoint at INFO.
-    logging.get_absl_handler().addFilter(
-        lambda record: 'orbax' not in record.pathname or record.levelno > 20
-    )
-    try:
-        settings.check(config)
-        # A plan is made on one machine, also inside a job of several.
-        if mode != 'plan':
-            hosts.start()
-        files.connect(workdir or '', *settings.paths(config))
-        return _run(mode, config, workdir, **options)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        logging.debug('Where it happened:', exc_info=True)
-        print(f'error: {error}', file=sys.stderr)
-        hosts.leave_failed_job()
-        return 1
-    except BaseException:
-        hosts.leave_failed_job(traceback.format_exc())
-        raise
+    progress.share_terminal()
+    logging.get_absl_handler().addFilter(_is_news)
 
 
-def _run(mode, config, workdir, **options):
+def _is_news(record):
+    """Whether a line of the log is for the user."""
+    # Orbax logs dozens of lines a checkpoint at INFO. The errors that it logs with tracebacks it
+    # raises as well, and its event loop tells of them once more.
+    of_orbax = 'orbax' in record.pathname
+    told_again = 'Task exception was never retrieved' in record.getMessage()
+    return not (told_again or (of_orbax and (record.levelno <= 20 or record.exc_info)))
+
+
+def _run(mode, config, workdir, *, interruption, **options):
+    """Checks what can be checked at once, joins the job and calls the mode."""
+    from panoptic_jax import config as settings
+    from panoptic_jax.command import paths
+    from panoptic_jax.machine import files, hosts
+
+    settings.check(config)
+    config = settings.with_home(config)
+    workdir = _workdir(mode, config, workdir)
+    if mode == 'prepare':
+        paths.require_folder(config.data.dir, 'data.dir', writes=False)
+    else:
+        paths.require_folder(workdir, 'The workdir', writes=True)
+    if mode in _GO_ON:
+        options['interruption'] = interruption
+    _hear_sigterm(mode, interruption)
+    # A plan is made on one machine, also inside a job of several.
+    if mode != 'plan':
+        hosts.start()
+        # A job of several processes takes SIGTERM over when it starts.
+        _hear_sigterm(mode, interruption)
+    files.connect(workdir, *settings.paths(config))
     if mode == 'prepare':
         from panoptic_jax import prepare
 
         prepare.prepare(config, **options)
         return 0
-    if not workdir:
-        raise ValueError(f'--mode={mode} needs --workdir=DIR, the folder of the run.')
+    if mode == 'train':
+        paths.require_start(config.init_weights, workdir, network=config.model.name)
+    return _run_in(workdir, mode, config, options)
+
+
+def _hear_sigterm(mode, interruption):
+    """Makes SIGTERM a question to modes that go on, and the end of the others."""
+    if mode in _GO_ON:
+        interruption.listen()
+    elif threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _workdir(mode, config, workdir):
+    """The workdir of the command line, else the config's; '' for a preparation without one."""
+    from panoptic_jax.command import fields, paths
+
+    workdir = os.fspath(workdir or config.workdir)
+    if not workdir and mode != 'prepare':
+        raise ValueError(
+            f'--mode={mode} needs --workdir=DIR, the folder of the run; for example: '
+            f'{arguments.with_workdir(mode)}'
+        )
+    kind = fields.FIELDS['workdir']
+    if not kind.holds(workdir):
+        raise ValueError(f'--workdir is {fields.shown(workdir)}; it must be {kind.expected}.')
+    return paths.expanded(workdir, '--workdir')
+
+
+def _run_in(workdir, mode, config, options):
+    """Calls a mode that works in the workdir."""
     from panoptic_jax import (
         benchmark,
         evaluate,
@@ -102,7 +214,6 @@ def _run(mode, config, workdir, **options):
     from panoptic_jax.logs import environment
 
     environment.keep_compiled(workdir)
-
     if mode == 'train':
         return 0 if train.train(config, workdir, **options) else RUN_AGAIN
     modes = {
@@ -117,98 +228,16 @@ def _run(mode, config, workdir, **options):
     return 0
 
 
-def parse_flags(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """absl's parsing, with one sentence for a misspelt field, a wrong type or a missing config."""
-    try:
-        rest = values(with_config_file(argv))
-        config = values['config'].value
-        if config is not None:
-            # A config file that failed to load says so at its first use only.
-            config.keys()
-        return rest
-    except AttributeError as error:
-        # A ConfigDict raises it while it handles its own KeyError. Any other AttributeError is a
-        # mistake in the code of a config file, whose author needs the traceback.
-        if not isinstance(error.__context__, KeyError):
-            raise
-        _refuse(error.__context__)
-    except (flags.Error, KeyError, TypeError, ValueError, OSError) as error:
-        _refuse(error)
-
-
-def _refuse(error):
-    """Ends the process with one sentence about an error in the flags."""
-    is_field = isinstance(error, KeyError)
-    text = str(error.args[0]) if is_field else str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if is_field:
-        # "'modle'", and what ml_collections guesses that it should be.
-        sentence = f'The config has no field {"; ".join(lines)}'
-    else:
-        # The last line is the cause; the lines above it say what was tried.
-        sentence = re.sub(r'^\w+Error: ', '', lines[-1])
-    print(f'error: {sentence}', file=sys.stderr)
-    sys.exit(1)
-
-
-def with_config_file(argv: list[str]) -> list[str]:
-    """Returns the command line with the config's path in the place of its name.
-
-    Raises:
-      ValueError: there is no config of that name.
-    """
-    rewritten = list(argv)
-    for index, argument in enumerate(argv):
-        flag, equals, value = argument.partition('=')
-        # Overrides such as --config.steps=5 are other flags.
-        if flag not in ('-config', '--config'):
-            continue
-        if equals:
-            rewritten[index] = f'{flag}={find_config(value)}'
-        elif index + 1 < len(argv):
-            rewritten[index + 1] = find_config(argv[index + 1])
-    return rewritten
-
-
-def find_config(value: str) -> str:
-    """Turns the value of `--config` into one that names a file.
-
-    Args:
-      value: A path or a name, with or without arguments: 'configs/two_stream.py', 'two_stream',
-        'two_stream:patch_factor=4'.
-
-    Returns:
-      The value with a path in the place of the name. A path stays as it is, and so does a name
-      where a file of this name exists.
-
-    Raises:
-      ValueError: there is no config of that name; the message lists the names that exist.
-    """
-    name, colon, arguments = value.partition(':')
-    is_name = re.fullmatch(r'[\w-]+', name) is not None
-    # Only a file: a run's folder may have the name of its config.
-    if not is_name or Path(name).is_file():
-        return value
-    package = Path(__file__).parent
-    folder = package / 'configs'  # `pip install` puts the configs there (pyproject.toml)
-    if not folder.is_dir():
-        folder = package.parent / 'configs'  # in a checkout
-    paths = {path.stem: path for path in sorted(folder.glob('*.py'))}
-    if name not in paths:
-        raise ValueError(
-            f'There is no config named {name!r}; the names are {", ".join(paths)}, '
-            'and a path ends in .py.'
-        )
-    return f'{paths[name]}{colon}{arguments}'
-
-
 def run() -> None:
     """Runs the command line and exits; `pyproject.toml` makes it the command `panoptic-jax`."""
-    flags.mark_flags_as_required(['config'])
-    # --help shows the flags of the script that was started. pip's script defines none itself.
-    for name in ('config', 'workdir', 'mode'):
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-    app.run(main, flags_parser=parse_flags)
+    # Opened before the config is loaded, which imports JAX: that takes seconds.
+    with Interruption() as interruption:
+        try:
+            command = functools.partial(main, interruption=interruption)
+            app.run(command, flags_parser=arguments.parse_flags)
+        except KeyboardInterrupt:
+            print('interrupted', file=sys.stderr)
+            sys.exit(_CTRL_C)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,8 @@ import ml_collections
 from panoptic_jax.models import uvit
 
 ENCODERS = ('paper', 'light')
+_TRUTHS = {'0': False, '1': True}
+_IN_WORDS = {bool: '1 or 0', int: 'a whole number', float: 'a number', str: 'a text'}
 
 
 def use_coco(config: ml_collections.ConfigDict, encoders: str) -> None:
@@ -83,10 +85,10 @@ def arguments(text: str, **defaults: Any) -> dict[str, Any]:
         # The default's type is the argument's; 0 and 1 stand for truth values.
         kind = type(values[name])
         try:
-            values[name] = bool(int(given)) if kind is bool else kind(given)
-        except ValueError:
+            values[name] = _TRUTHS[given] if kind is bool else kind(given)
+        except (KeyError, ValueError):
             raise ValueError(
-                f'The config argument {name} is {given!r}; it must be {kind.__name__}.'
+                f'The config argument {name} is {given!r}; it must be {_IN_WORDS[kind]}.'
             ) from None
         if name in choices and values[name] not in choices[name]:
             allowed = ', '.join(map(str, choices[name]))

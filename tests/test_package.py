@@ -106,12 +106,23 @@ def test_mistakes_on_the_installed_command_line_are_one_sentence(command):
     done = command('--config=quickstart', '--config.model.dept=3')
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: The config has no field 'dept'")
+    assert line == "error: There is no setting 'model.dept'; did you mean 'model.depth'?"
 
 
 def test_help_of_the_installed_command_explains_the_flags(command):
-    text = command('--help').stdout
-    assert all(f'  --{name}:' in text for name in ('config', 'workdir', 'mode'))
+    done = command('--help')
+    assert done.returncode == 0
+    assert all(f'  --{name}:' in done.stdout for name in ('config', 'workdir', 'mode'))
+    # The examples are those of the command that was called.
+    assert '    panoptic-jax --config=quickstart --help' in done.stdout.splitlines()
+    assert 'python -m' not in done.stdout
+
+
+def test_the_installed_command_lists_the_settings_of_a_config(command):
+    done = command('--config=quickstart', '--help')
+    assert done.returncode == 0
+    assert re.search(r"^  workdir = 'runs/quickstart' +folder", done.stdout, re.MULTILINE)
+    assert re.search(r'^  sample\.guidance = [\d.]+ +out = cond', done.stdout, re.MULTILINE)
 
 
 def test_the_changelog_opens_with_the_version():
