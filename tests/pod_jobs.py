@@ -58,7 +58,7 @@ def train_until_told(scenes, folder, layout):
     at_batch(TOLD, tell)
     options = {'devices': layouts.devices_of(layout), 'peak_flops': layouts.PEAK_FLOPS}
     with layouts.splitting():
-        sys.exit(main._run('train', configured(scenes, layout), str(folder), **options))
+        sys.exit(main._run_in(str(folder), 'train', configured(scenes, layout), options))
 
 
 def score(scenes, folder, devices=None):

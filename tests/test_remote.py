@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import fsspec
 import jax
@@ -30,16 +31,18 @@ from panoptic_jax.data import folder as captioned
 from panoptic_jax.data import loader, shard_copies, shards
 from panoptic_jax.logs import clock, dashboards, event_files, json_lines
 from panoptic_jax.machine import files
-from panoptic_jax.scoring.features import Features, Images, Networks
-from panoptic_jax.scoring.images import reference_statistics
-from panoptic_jax.weights import checkpoint
+from panoptic_jax.machine.interruption import Interruption
+from panoptic_jax.scoring.features import Features, Images
+from panoptic_jax.scoring.networks import Networks
+from panoptic_jax.scoring.reference import Reference, folders_of, statistics_of
 from panoptic_jax.weights import file as weights_file
+from panoptic_jax.weights import steps as saved_steps
 from panoptic_jax.weights import trained as trained_weights
 
 BUCKET = 'gs://bucket'
 RUN = f'{BUCKET}/deep/run'
 DATA = f'{BUCKET}/deep/data'
-COPIES = 'gs/bucket/deep/data/images'  # where a cache has the copies of image shards
+COPIES = 'gs/bucket/deep/data/images/1.0.0'  # where a cache has the copies of image shards
 # What differs between equal runs.
 TIMES = ('images_per_second', 'mfu', 'seconds', 'eta_seconds', 'memory/host_bytes_in_use')
 
@@ -98,8 +101,12 @@ def remote_config(tmp_path_factory):
 @pytest.fixture(scope='module')
 def prepared(server, kill, remote_config):
     """What was there after a kill, as {name: (bytes, time)}; the preparation is finished since."""
-    kill(prepare_data, remote_config, 'data/images/images-train.array_record-00001-of-00002')
-    before = files.sizes_and_times(f'{DATA}/images') | files.sizes_and_times(f'{DATA}/captions')
+    kill(prepare_data, remote_config, 'data/images/1.0.0/images-train.array_record-00001-of-00002')
+    before = {
+        name: value
+        for dataset in ('images', 'captions')
+        for name, value in files.sizes_and_times(f'{DATA}/{dataset}/1.0.0').items()
+    }
     prepare.prepare(remote_config)
     return before
 
@@ -135,10 +142,10 @@ def remote_run(prepared, kill, remote_config):
         if step == 6:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, Interruption() as interruption:
         # The signal comes while step 7 runs.
         patch.setattr(dashboards.Writers, 'write', stop_at_6)
-        assert not one_device.train(remote_config, RUN)
+        assert not one_device.train(remote_config, RUN, interruption=interruption)
     assert one_device.train(remote_config, RUN)
     return RUN
 
@@ -150,8 +157,8 @@ def contents(folder):
 
 
 def local_contents(folder):
-    """The same of a local folder."""
-    paths = [path for path in folder.rglob('*') if path.is_file()]
+    """The same of a local folder, whose locks stay."""
+    paths = [path for path in folder.rglob('*') if path.is_file() and path.name != 'writer.lock']
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -175,7 +182,7 @@ def test_preparation_goes_on_after_a_kill(prepared):
     assert done in prepared
     assert 'captions-train.array_record-00001-of-00002' in prepared
     assert 'images-train.array_record-00001-of-00002' not in prepared  # in the midst of it
-    assert files.sizes_and_times(f'{DATA}/images')[done] == prepared[done]  # not made again
+    assert files.sizes_and_times(f'{DATA}/images/1.0.0')[done] == prepared[done]  # not made again
 
 
 def test_killed_preparation_equals_a_local_one(prepared, scenes):
@@ -184,7 +191,7 @@ def test_killed_preparation_equals_a_local_one(prepared, scenes):
 
 def test_broken_off_copies_leave_nothing_behind(prepared, tmp_path, monkeypatch):
     def broken_off(path, local):
-        local.write_bytes(b'half')
+        Path(local).write_bytes(b'half')
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -193,7 +200,7 @@ def test_broken_off_copies_leave_nothing_behind(prepared, tmp_path, monkeypatch)
             loader.Split(DATA, 'validation', str(tmp_path))
     loader.Split(DATA, 'validation', str(tmp_path))
     (copy,) = (tmp_path / COPIES).iterdir()  # of the split's shards alone
-    assert copy.read_bytes() == epath.Path(f'{DATA}/images/{copy.name}').read_bytes()
+    assert copy.read_bytes() == epath.Path(f'{DATA}/images/1.0.0/{copy.name}').read_bytes()
 
 
 @pytest.fixture
@@ -228,7 +235,7 @@ def test_damaged_copies_are_named_with_their_original(copy, tmp_path):
 
 
 def test_missing_originals_are_named(prepared, tmp_path):
-    path = epath.Path(DATA) / 'images' / 'images-validation.array_record-00000-of-00002'
+    path = epath.Path(DATA) / 'images/1.0.0' / 'images-validation.array_record-00000-of-00002'
     with pytest.raises(FileNotFoundError, match=f'Shard {path} is missing'):
         shard_copies.local_copies([path], str(tmp_path))
 
@@ -271,8 +278,8 @@ def test_unfinished_checkpoint_is_none(remote_run):
     for name, content in names.items():
         if name != 'commit_success.txt':
             files.write_whole(f'{workdir}/checkpoints/00000008/{name}', content)
-    assert checkpoint.has_any(RUN)
-    assert not checkpoint.has_any(workdir)
+    assert saved_steps.numbers(RUN)
+    assert not saved_steps.numbers(workdir)
     with pytest.raises(FileNotFoundError, match='unfinished holds no checkpoint'):
         trained_weights.from_checkpoint(workdir, ema=True)
     files.write_whole(f'{workdir}/checkpoints/00000008/commit_success.txt', b'now')
@@ -399,9 +406,16 @@ def features(server, request):
 
     def opened():
         return Features(
-            f'{BUCKET}/features/{request.node.name}',
-            Networks(network, clip_images=None, clip_captions=None, hashes={'inception': 'f00'}),
-            Images(count=5, image=lambda i: pictures[i], identity='random'),
+            [f'{BUCKET}/features/{request.node.name}'],
+            Networks(
+                network,
+                clip_images=None,
+                clip_captions=None,
+                hashes={'inception': 'f00'},
+                missing={},
+                block=2,
+            ),
+            Images(5, image=lambda i: pictures[i], name=str, identity='random'),
             chunk=3,
         )
 
@@ -413,14 +427,22 @@ def test_features_of_pictures_are_kept(features):
     for _ in range(2):
         found = np.concatenate([*opened().chunks('inception')])
         np.testing.assert_array_equal(found, expected)
-    assert asked == [3, 2]
+    assert asked == [2, 1, 2]
 
 
 def test_statistics_of_pictures_are_kept(features):
-    path = f'{BUCKET}/reference/statistics.npz'
-    statistics = reference_statistics(path, features[0](), {'of': 'random'})
-    again = reference_statistics(path, features=None, provenance={'of': 'random'})
+    (folder,) = folders_of(f'{BUCKET}/data', f'{BUCKET}/run')
+    assert not files.sizes_and_times(folder)  # what tried to write there is gone
+
+    def reference():
+        path = folder / 'statistics.npz'
+        return Reference(features[0](), provenance={'of': 'random'}, paths=[path])
+
+    statistics = statistics_of(reference())
+    asked = len(features[1])
+    again = statistics_of(reference())
     np.testing.assert_array_equal(again.mean, statistics.mean)
+    assert len(features[1]) == asked
 
 
 # --- Buckets.
