@@ -1,7 +1,8 @@
-"""Two-stream PDM (section 3.5.2): a frozen pretrained image stream and a trainable map stream.
+"""Two-stream PDM (section 3.5.2): a pretrained image stream beside a trainable map stream.
 
-The map stream reads both streams' tokens at each level and answers through zero-convs, so that at
-initialisation the image output is exactly the pretrained U-ViT's.
+Embeddings and blocks of the image stream are frozen; its positions, last norm and output layers are
+trained further (`is_frozen`). The map stream reads both streams' tokens at each level and answers
+through zero-convs, so that at initialisation the image output is exactly the pretrained U-ViT's.
 """
 
 from typing import Any
