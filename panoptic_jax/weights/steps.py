@@ -130,7 +130,8 @@ def _not_finite(arrays: Any) -> str:
     """The name of the first array that holds NaN or infinity; '' where there is none."""
     leaves = jax.tree.leaves_with_path(arrays)
     floats = [(path, a) for path, a in leaves if jnp.issubdtype(a.dtype, jnp.inexact)]
-    finite = jax.device_get([_is_finite(array) for _, array in floats])
+    # One program for all arrays: many small ones that each ask all devices can block one another.
+    finite = jax.device_get(_are_finite([array for _, array in floats]))
     for (path, _), good in zip(floats, finite, strict=True):
         if not good:
             return jax.tree_util.keystr(path, simple=True, separator='/')
@@ -138,5 +139,5 @@ def _not_finite(arrays: Any) -> str:
 
 
 @jax.jit
-def _is_finite(array: jax.Array) -> jax.Array:
-    return jnp.isfinite(array).all()
+def _are_finite(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.isfinite(array).all() for array in arrays]

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, and what is said where a disk refuses them."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -10,15 +11,17 @@ import pytest
 from panoptic_jax.machine import files
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files():
-    """This process may write files of 1,000 bytes at most, as on a full disk."""
+    """Lets this process write files of 1,000 bytes at most, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_file_is_replaced(tmp_path):
@@ -29,10 +32,13 @@ def test_a_file_is_replaced(tmp_path):
     assert [*path.parent.iterdir()] == [path]
 
 
-def test_a_refused_file_leaves_the_old_one_and_nothing_else(tmp_path, small_files):
+def test_a_refused_file_leaves_the_old_one_and_nothing_else(tmp_path):
     path = tmp_path / 'file'
     files.write_whole(path, 'old')
-    with pytest.raises(ValueError, match='file is larger than its disk or the limit'):
+    with (
+        small_files(),
+        pytest.raises(ValueError, match='file is larger than its disk or the limit'),
+    ):
         files.write_whole(path, os.urandom(5000))
     assert path.read_text() == 'old'
     assert [*tmp_path.iterdir()] == [path]
