@@ -81,8 +81,7 @@ def prepare(
     )
     # Missing input and weights have been reported by now: nothing is written for them. Process 0
     # decides for all, since another job may finish the folder in between.
-    complete = claim.is_complete(data.dir, promise)
-    if hosts.of_first(complete) if jax.process_count() > 1 else complete:
+    if hosts.of_first(claim.is_complete(data.dir, promise)):
         return
     interruption.leave_if_asked()
     empty_text = encoders.text.encode([''])[0]

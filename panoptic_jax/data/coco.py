@@ -187,7 +187,10 @@ class CocoPanoptic:
         entry = self._annotations[index]
         png_path = self._png_folder / self._maps[index]
         colours = pictures.read_colours(png_path)  # (H, W, 3)
-        image = self._read_image(index, colours.shape)
+        image_path = self._image_folder / self._images[index]
+        image, is_lying = pictures.read_image_of_map(image_path, colours.shape, png_path)
+        if is_lying:
+            self._log_lying(index, image_path)
         segments = panoptic_png.segment_ids(colours)  # (H, W)
         infos = msgspec.to_builtins(entry.segments_info)
         try:
@@ -204,23 +207,6 @@ class CocoPanoptic:
         # Records store ids as int64, so a name cannot be stored.
         image_id = entry.image_id if isinstance(entry.image_id, int) else index
         return Example(image, category, instance, captions, image_id)
-
-    def _read_image(self, index: int, shape: tuple[int, ...]) -> np.ndarray:
-        """The image of a map of this shape: upright, or as it is stored where only that fits."""
-        path = self._image_folder / self._images[index]
-        # Most tools that draw maps show pictures as their camera was held.
-        image = pictures.read_picture(path, upright=True)  # (H, W, 3)
-        if image.shape == shape:
-            return image
-        stored = pictures.read_picture(path)  # (H, W, 3)
-        if stored.shape != shape:
-            raise ValueError(
-                f'{path} has {image.shape[1]}x{image.shape[0]} pixels and '
-                f'{self._png_folder / self._maps[index]} {shape[1]}x{shape[0]}; both must be '
-                'originals of one release.'
-            )
-        self._log_lying(index, path)
-        return stored
 
     def _log_lying(self, index: int, path: epath.Path) -> None:
         """Counts the images whose map was drawn before turning; the log tells of ten times more."""

@@ -10,7 +10,6 @@ images differ in their endings alone, the one text of that name holds the captio
 import collections
 import hashlib
 import json
-import unicodedata
 from collections.abc import Collection, Sequence
 
 import msgspec
@@ -131,11 +130,11 @@ def _read_texts(
         path = epath.Path(name)
         # macOS puts a '._a.txt' beside the 'a.txt' that it copies.
         if path.suffix.lower() == '.txt' and not name.startswith('.'):
-            exact[path.stem] = alike[_composed(path.stem)] = name
+            exact[path.stem] = alike[picture_files.compose(path.stem)] = name
     captions = {}
     for image in images:
         stem = epath.Path(image).stem
-        name = exact.get(stem) or alike.get(_composed(stem))
+        name = exact.get(stem) or alike.get(picture_files.compose(stem))
         if name:
             captions[image] = _clean(text_files.read_lines(folder / name))
     return captions
@@ -161,11 +160,6 @@ def _read_entries(folder: epath.Path, names: Collection[str]) -> dict[str, list[
     if folders:
         raise ValueError(f'{path}: {folders[0]} is a folder of {folder} and no picture.')
     return dict(zip(found, told.values(), strict=True))
-
-
-def _composed(name: str) -> str:
-    """The name with letters and accents in one: macOS writes them apart."""
-    return unicodedata.normalize('NFC', name)
 
 
 def _clean(captions: Sequence[str]) -> list[str]:

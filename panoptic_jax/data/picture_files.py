@@ -114,12 +114,13 @@ class _Tree:
         if name.isascii():
             return None
         if place not in self._composed:
-            composed = {_compose(each): each for each in sorted(self._list(place))}
+            composed = {compose(each): each for each in sorted(self._list(place))}
             self._composed[place] = composed
-        return self._composed[place].get(_compose(name))
+        return self._composed[place].get(compose(name))
 
 
-def _compose(name: str) -> str:
+def compose(name: str) -> str:
+    """A name with letters and accents in one, as names are compared: macOS writes them apart."""
     return unicodedata.normalize('NFC', name)
 
 

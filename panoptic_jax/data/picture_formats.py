@@ -13,6 +13,8 @@ from typing import Any
 
 from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
+from panoptic_jax.machine.disk import first_line
+
 LARGEST = 500_000_000  # pixels; Pillow holds four bytes of each, and the array three
 
 _PNG = b'\x89PNG\r\n\x1a\n'
@@ -48,8 +50,8 @@ def opened(content: bytes, name: Any, fix: str) -> Iterator[Image.Image]:
         raise ValueError(f'{name} cannot be read as a picture ({begins}); {fix}.') from error
     # Damaged files make Pillow raise SyntaxError, IndexError, struct.error and many others.
     except Exception as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise ValueError(f'{name} cannot be read as a picture ({lines[0]}); {fix}.') from error
+        reason = first_line(error)
+        raise ValueError(f'{name} cannot be read as a picture ({reason}); {fix}.') from error
 
 
 def png_depth(content: bytes) -> int | None:

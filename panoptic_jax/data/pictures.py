@@ -11,6 +11,7 @@ from etils import epath
 from PIL import Image
 
 from panoptic_jax.data import picture_formats
+from panoptic_jax.machine import files
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp')
 
@@ -74,6 +75,43 @@ def decode_picture(content: bytes, name: Any, upright: bool = False) -> np.ndarr
         return np.array(picture.convert('RGB'))
 
 
+def read_image_of_map(
+    path: epath.Path, shape: tuple[int, ...], map_name: Any
+) -> tuple[np.ndarray, bool]:
+    """The photograph of a map: upright, or as it is stored where only that fits.
+
+    Most tools that draw maps show pictures as their camera was held.
+
+    Args:
+      path: The picture file.
+      shape: (H, W, 3) of the map's colours.
+      map_name: Names the map for the message.
+
+    Returns:
+      (H, W, 3) uint8, and whether it is kept as it is stored although its camera was turned.
+
+    Raises:
+      FileNotFoundError, ValueError: the errors of `read_picture`; image and map differ in size.
+    """
+    return decode_image_of_map(_read(path), path, shape, map_name)
+
+
+def decode_image_of_map(
+    content: bytes, name: Any, shape: tuple[int, ...], map_name: Any
+) -> tuple[np.ndarray, bool]:
+    """The same of a file's content; the name is for the messages."""
+    image = decode_picture(content, name, upright=True)  # (H, W, 3)
+    if image.shape == shape:
+        return image, False
+    stored = decode_picture(content, name)  # (H, W, 3)
+    if stored.shape != shape:
+        raise ValueError(
+            f'{name} has {image.shape[1]}x{image.shape[0]} pixels and {map_name} '
+            f'{shape[1]}x{shape[0]}; both must be originals of one release.'
+        )
+    return stored, True
+
+
 def read_colours(path: epath.Path) -> np.ndarray:
     """(H, W, 3) uint8: the colours of a panoptic PNG, exactly as they are stored.
 
@@ -125,15 +163,12 @@ def read_ids(path: epath.Path) -> np.ndarray:
 
 def _read(path: epath.Path) -> bytes:
     """A file's content; raises one sentence where there is none."""
-    try:
-        return epath.Path(path).read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f'{path} is missing; restore it.') from None
-    except IsADirectoryError:
-        raise ValueError(f'{path} is a folder and no picture; rename or remove it.') from None
-    # `ValueError` is what a NUL character in a name raises.
-    except (OSError, ValueError) as error:
-        raise ValueError(f'{path} cannot be read ({error}); {_RESTORE}.') from error
+    return files.read_whole(
+        path,
+        missing='restore it',
+        folder='a folder and no picture; rename or remove it',
+        unreadable=_RESTORE,
+    )
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 from etils import epath
 
+from panoptic_jax.machine import files
+
 Entry = TypeVar('Entry')
 
 # UTF-32 comes first: its mark begins with that of UTF-16.
@@ -83,15 +85,12 @@ def read_entries(path: epath.Path, kind: type[Entry], needs: str) -> list[tuple[
 
 def _read_text(path: epath.Path) -> str:
     """The text of a UTF-8 file; raises one sentence for whatever is no such file."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f'{path} is missing; correct the name or restore it.') from None
-    except IsADirectoryError:
-        raise ValueError(f'{path} is a folder; give the name of a text file.') from None
-    # `ValueError` is what a NUL character in a name raises.
-    except (OSError, ValueError) as error:
-        raise ValueError(f'{path} cannot be read ({error}); give a readable text file.') from error
+    content = files.read_whole(
+        path,
+        missing='correct the name or restore it',
+        folder='a folder; give the name of a text file',
+        unreadable='give a readable text file',
+    )
     encoding = _foreign_encoding(content)
     if encoding:
         raise ValueError(f'{path} is no text in UTF-8 but {encoding}.')

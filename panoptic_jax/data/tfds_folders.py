@@ -15,6 +15,7 @@ from absl import logging
 from etils import epath
 
 from panoptic_jax.machine import files
+from panoptic_jax.machine.disk import first_line
 
 _ARRAY_RECORD = 'array_record'
 
@@ -46,7 +47,7 @@ def open_builder(data_set: DataSet) -> tfds.core.DatasetBuilder:
     # TFDS raises errors of every kind for metadata that it did not write.
     except Exception as error:
         raise ValueError(
-            f'{folder} cannot be opened as a data set of TFDS ({_first_line(error)}); write it '
+            f'{folder} cannot be opened as a data set of TFDS ({first_line(error)}); write it '
             'again with tfds build.'
         ) from error
     if _ARRAY_RECORD not in forms:
@@ -104,7 +105,7 @@ def open_split(
         return builder.as_data_source(split, decoders=decoders, file_format=_ARRAY_RECORD)
     except Exception as error:
         raise ValueError(
-            f'{builder.data_path}: the split {split!r} cannot be read ({_first_line(error)}).'
+            f'{builder.data_path}: the split {split!r} cannot be read ({first_line(error)}).'
         ) from error
 
 
@@ -193,7 +194,3 @@ def _check_shards(builder: tfds.core.DatasetBuilder, split: str) -> None:
             f'{builder.data_path} lacks {len(missing)} of {len(shards)} files of the split '
             f'{name!r}, the first {missing[0]}; restore them or write the data set again.'
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

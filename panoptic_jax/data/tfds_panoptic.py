@@ -173,7 +173,17 @@ class TfdsPanoptic:
             raise ValueError(f'{name} cannot be read ({error}); restore the file.') from error
         name = f'{name} (image {record["image/id"]})'
         colours = pictures.decode_colours(record['panoptic_image'], f'The map of {name}')
-        image = _image_of(record['image'], colours.shape, name)
+        image, is_lying = pictures.decode_image_of_map(
+            record['image'], f'The image of {name}', colours.shape, 'its map'
+        )
+        if is_lying:
+            logging.log_first_n(
+                logging.WARNING,
+                'The image of %s is to be turned by its EXIF orientation, but its map fits it as '
+                'it is stored: it is kept so.',
+                3,
+                name,
+            )
         try:
             category, instance = panoptic_png.to_maps(
                 panoptic_png.segment_ids(colours),
@@ -212,27 +222,6 @@ def _captions_path(annotations: epath.Path, split: str) -> epath.Path:
     if own.exists():
         return own
     return coco_annotations.find_captions(annotations, _COCO_SPLITS.get(name, name))
-
-
-def _image_of(content: bytes, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """The image of a map of this shape: upright, or as it is stored where only that fits."""
-    image = pictures.decode_picture(content, f'The image of {name}', upright=True)  # (H, W, 3)
-    if image.shape == shape:
-        return image
-    stored = pictures.decode_picture(content, f'The image of {name}')  # (H, W, 3)
-    if stored.shape != shape:
-        raise ValueError(
-            f'The image of {name} has {image.shape[1]}x{image.shape[0]} pixels and its map '
-            f'{shape[1]}x{shape[0]}; both must be originals of one release.'
-        )
-    logging.log_first_n(
-        logging.WARNING,
-        'The image of %s is to be turned by its EXIF orientation, but its map fits it as it is '
-        'stored: it is kept so.',
-        3,
-        name,
-    )
-    return stored
 
 
 def _segments_info(objects: Mapping[str, Any]) -> list[dict[str, Any]]:

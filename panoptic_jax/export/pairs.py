@@ -8,7 +8,6 @@
 """
 
 import json
-import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,7 +16,13 @@ import msgspec
 import numpy as np
 from etils import epath
 
-from panoptic_jax.data import categories, checked_json, panoptic_json, panoptic_png
+from panoptic_jax.data import (
+    categories,
+    checked_json,
+    panoptic_json,
+    panoptic_png,
+    picture_files,
+)
 from panoptic_jax.data.example import Category
 from panoptic_jax.data.pictures import SUFFIXES, is_picture, read_colours, read_picture
 from panoptic_jax.machine import files
@@ -163,8 +168,8 @@ class Pairs:
 
 def _plain(name: str) -> str:
     """A file name with / between its parts and in one Unicode form, as names are compared."""
-    # Windows writes \, and macOS splits letters from their accents.
-    return unicodedata.normalize('NFC', str(PurePosixPath(name.replace('\\', '/'))))
+    # Windows writes \.
+    return picture_files.compose(str(PurePosixPath(name.replace('\\', '/'))))
 
 
 def _stem(name: str) -> str:

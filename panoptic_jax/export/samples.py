@@ -25,7 +25,6 @@ from etils import epath
 from PIL import Image
 
 from panoptic_jax.data import geometry
-from panoptic_jax.data.example import Category
 from panoptic_jax.data.facts import CategoryList
 from panoptic_jax.export import coco, report, sample_list
 from panoptic_jax.export.cards import Pair
@@ -74,7 +73,7 @@ def write_part(
       categories: The list that the ids refer to, and the ids for panoptic.json.
       kept: {number: entry} of pairs that are there; their files stay as they are.
     """
-    source_ids = dict(zip(categories.our_ids().values(), categories.our_ids(), strict=True))
+    source_ids = {ours: theirs for theirs, ours in categories.our_ids().items()}
     arrays: dict[epath.Path, np.ndarray] = {}  # {path of a PNG: its content}
     entries = []
     for row, request in enumerate(requests):
@@ -144,7 +143,7 @@ def write_page(
     report.write_report(
         folder / 'report.html',
         pairs=shown,
-        categories=[_category(entry) for entry in facts['categories']],
+        categories=CategoryList.from_json(facts['categories']).entries,
         metrics=metrics,
         log_lines=json_lines.read(log),
         heading=report.Heading(
@@ -159,11 +158,6 @@ def write_page(
         ),
     )
     logging.info('Wrote %s.', folder / 'report.html')
-
-
-def _category(entry: Mapping[str, Any]) -> Category:
-    """A category as settings.json writes it."""
-    return Category(id=entry['id'], name=entry['name'], is_thing=entry['is_thing'])
 
 
 def _write_png(path: epath.Path, pixels: np.ndarray) -> None:

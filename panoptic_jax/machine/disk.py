@@ -69,8 +69,14 @@ def explained(error: OSError, path: os.PathLike | str = '', size: int | None = N
     if in_the_way and error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
         return ValueError(f'{path} cannot be used: {in_the_way}; {_elsewhere()}.')
     # The words of a bucket's library may take many lines.
-    reason = error.strerror or str(error).strip().partition('\n')[0] or type(error).__name__
+    reason = error.strerror or first_line(error)
     return ValueError(f'{path} cannot be read or written: {reason}.')
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's words, or its kind where it has none: part of a sentence."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _elsewhere() -> str:

@@ -19,7 +19,7 @@ from etils import epath
 
 # Handed on: who works with files needs this module alone.
 from panoptic_jax.machine.disk import explained as explained
-from panoptic_jax.machine.disk import explaining
+from panoptic_jax.machine.disk import explaining, first_line
 
 _OF_PATTERNS = frozenset('*?[]')
 UNFINISHED = '.tmp'  # ends the names of files that are being written
@@ -60,17 +60,41 @@ def connect(*paths: epath.PathLike) -> None:
 def _require_bucket(bucket: str) -> None:
     """Raises ValueError if a bucket, such as 'gs://name', cannot be reached."""
     try:
-        storage, name = _storage(bucket)
+        storage, name = storage_of(bucket)
         storage.info(name)
     except ImportError as error:
         raise ValueError(f'{bucket} is a bucket, which needs gcsfs; pip install gcsfs.') from error
     # The transport, HTTP and the credentials raise errors of many kinds.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f'The bucket {bucket} cannot be used ({reason}); check its name and the '
+            f'The bucket {bucket} cannot be used ({first_line(error)}); check its name and the '
             'credentials: gcloud auth application-default login.'
         ) from error
+
+
+def read_whole(path: epath.PathLike, *, missing: str, folder: str, unreadable: str) -> bytes:
+    """The content of a file that people name, or one sentence why there is none.
+
+    Args:
+      path: The file.
+      missing: What to do about a missing file, as the end of the sentence.
+      folder: What a folder is in its place, and what to do.
+      unreadable: What to do about a file that cannot be read.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is a folder or cannot be read.
+    """
+    path = epath.Path(path)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{path} is missing; {missing}.') from None
+    except IsADirectoryError:
+        raise ValueError(f'{path} is {folder}.') from None
+    # `ValueError` is what a NUL character in a name raises.
+    except (OSError, ValueError) as error:
+        raise ValueError(f'{path} cannot be read ({error}); {unreadable}.') from error
 
 
 def write_whole(path: epath.PathLike, content: bytes | str) -> None:
@@ -82,7 +106,7 @@ def write_whole(path: epath.PathLike, content: bytes | str) -> None:
     content = content.encode() if isinstance(content, str) else content
     if is_remote(path):
         # Not through `open`, which would complete the object when an exception passes through it.
-        storage, name = _storage(path)
+        storage, name = storage_of(path)
         with explaining(path):
             storage.pipe_file(name, content)
         return
@@ -138,7 +162,7 @@ def remove_unfinished(folder: epath.PathLike) -> None:
 
 def write_new(path: epath.PathLike, content: str) -> bool:
     """Writes a file of a bucket unless there is one; returns whether it did."""
-    storage, name = _storage(path)
+    storage, name = storage_of(path)
     with explaining(path):
         try:
             storage.pipe_file(name, content.encode(), mode='create')
@@ -154,14 +178,14 @@ def write_json(path: epath.PathLike, content: Any) -> None:
 
 def upload(local: epath.PathLike, path: epath.PathLike) -> None:
     """Copies a local file into a bucket, as one object that appears when all of it is there."""
-    storage, name = _storage(path)
+    storage, name = storage_of(path)
     with explaining(path):
         storage.put_file(os.fspath(local), name)
 
 
 def download(path: epath.PathLike, local: epath.PathLike) -> None:
     """Copies an object to a local file; a kill leaves that file unfinished."""
-    storage, name = _storage(path)
+    storage, name = storage_of(path)
     storage.get_file(name, os.fspath(local))
 
 
@@ -183,7 +207,7 @@ def sizes_and_times(folder: epath.PathLike) -> dict[str, tuple[int, int]]:
         with os.scandir(folder) as entries:
             status = {entry.name: entry.stat() for entry in entries if entry.is_file()}
         return {name: (each.st_size, int(each.st_mtime)) for name, each in status.items()}
-    storage, name = _storage(folder)
+    storage, name = storage_of(folder)
     try:
         # One request tells about a thousand objects. To ask each object takes a request apiece.
         entries = storage.ls(name, detail=True)
@@ -196,7 +220,7 @@ def sizes_and_times(folder: epath.PathLike) -> dict[str, tuple[int, int]]:
     }
 
 
-def _storage(path: epath.PathLike) -> tuple[Any, str]:
+def storage_of(path: epath.PathLike) -> tuple[Any, str]:
     """The file system of a bucket, and the path's name there."""
     # epath gives this option, too. With the same options fsspec hands out the same file system.
     return fsspec.core.url_to_fs(os.fspath(path), finalize_on_close=True)

@@ -59,8 +59,7 @@ def writing(
                 # The other processes wait to be told.
                 problem = error
                 number = _INTERRUPTED if isinstance(error, Interrupted) else _REFUSED
-        if jax.process_count() > 1:
-            number = hosts.of_first(number)
+        number = hosts.of_first(number)
         if problem is not None:
             raise problem
         if number == _REFUSED:

@@ -9,6 +9,7 @@ import jax
 from jax.experimental import topologies
 
 from panoptic_jax.machine import chips
+from panoptic_jax.machine.disk import first_line
 
 # Otherwise libtpu asks the cloud's metadata server where it runs, and wants the machine for itself.
 _ENVIRONMENT = {
@@ -43,10 +44,9 @@ def topology_devices(name: str, num_slices: int) -> list[jax.Device]:
     try:
         topology = topologies.get_topology_desc(platform='tpu', topology_name=name, **options)
     except Exception as error:  # the type differs between releases of JAX and libtpu
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f'plan.topology is {name!r}, for which libtpu gives no devices ({reason}); it takes '
-            "names such as 'v5e:4x4', 'v5p:2x2x2' or 'v6e:16x16', and `pip install "
+            f'plan.topology is {name!r}, for which libtpu gives no devices ({first_line(error)}); '
+            "it takes names such as 'v5e:4x4', 'v5p:2x2x2' or 'v6e:16x16', and `pip install "
             "'jax[tpu]'` if libtpu is missing."
         ) from error
     kind = topology.devices[0].device_kind

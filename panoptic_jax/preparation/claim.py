@@ -83,8 +83,7 @@ def begin(data_dir: str, manifest: Manifest) -> Manifest:
         if begun and not folder.is_finished():
             logging.info('Going on with the unfinished preparation in %s.', data_dir)
     # The others wait, so that nothing of theirs is removed.
-    if jax.process_count() > 1:
-        hosts.of_first(0)
+    hosts.of_first(0)
     return there
 
 

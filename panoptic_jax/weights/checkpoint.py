@@ -17,6 +17,7 @@ import jax
 from etils import epath
 
 from panoptic_jax.machine import files
+from panoptic_jax.machine.disk import first_line
 from panoptic_jax.weights import checksums, orbax_files, steps
 
 # What TensorStore says of a disk in the words of the system, inside other errors.
@@ -156,5 +157,5 @@ def _explained(error: Exception, folder: epath.Path, size: int) -> Exception:
     if code is None:
         code = next((code for code in _DISK_ERRORS if os.strerror(code) in str(error)), None)
     if code is None:
-        return ValueError(str(error).strip().partition('\n')[0] or type(error).__name__)
+        return ValueError(first_line(error))
     return files.explained(OSError(code, os.strerror(code)), folder / 'state', size)

@@ -11,7 +11,6 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import fsspec
 from etils import epath
 
 from panoptic_jax.machine import files
@@ -134,7 +133,7 @@ def _sizes(folder: epath.Path) -> dict[str, int]:
 
 def _objects(folder: epath.Path) -> dict[str, dict]:
     """{path below the folder: what the bucket says about it} of all objects, by one request."""
-    storage, name = fsspec.core.url_to_fs(os.fspath(folder), finalize_on_close=True)
+    storage, name = files.storage_of(folder)
     found = storage.find(name, detail=True)
     return {path[len(name) :].strip('/'): details for path, details in found.items()}
 

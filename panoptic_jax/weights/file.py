@@ -28,7 +28,7 @@ from panoptic_jax.programs.description import Description
 from panoptic_jax.weights import foreign_names
 
 EMPTY_TEXT = 'empty_text'  # tensor name of the empty caption's features
-_HEADER_START = 8  # bytes of a safetensors file that hold the length of its header
+_HEADER_START = 8  # bytes of a file that hold the length of its header
 _CHECKSUM = 'sha256'  # name in the metadata; files of before version 0.3.0 have none
 _NO_CHECKSUM_YET = '0' * 64
 
@@ -94,7 +94,11 @@ def load(path: str) -> Weights:
       FileNotFoundError, ValueError: no such file, a file that `save` did not write, a damaged one,
         or numbers that are not finite.
     """
-    content = read(path)
+    return from_bytes(read(path), path)
+
+
+def from_bytes(content: bytes, path: str) -> Weights:
+    """The same of a file's content; the path is for messages."""
     try:
         tensors = safetensors.numpy.load(content)
     except safetensors.SafetensorError as error:
@@ -229,8 +233,7 @@ def _odd_fields(description: Description) -> list[str]:
 
 
 def _not_ours(path: str, why: str) -> ValueError:
-    why = ' '.join(why.split())
-    # A damaged name may be as long as the file.
+    why = ' '.join(why.split())  # a damaged name may be as long as the file
     return ValueError(
         f'{path} is not a weights file of panoptic_jax: {why:.600}. --mode=export writes one.'
     )

@@ -5,11 +5,9 @@ reads a step, and `weights/checkpoint.py` saves them.
 """
 
 import errno
-import os
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-import fsspec
 import jax
 import numpy as np
 from absl import logging
@@ -158,7 +156,7 @@ def _rename(folder: epath.Path, name: epath.Path) -> None:
         folder.rename(name)
         return
     # A bucket knows folders by the names of its objects alone, and moves each of them.
-    storage, place = fsspec.core.url_to_fs(os.fspath(folder), finalize_on_close=True)
+    storage, place = files.storage_of(folder)
     ending = name.name.removeprefix(folder.name)
     objects = storage.find(place)
     # Copied first: a kill in the middle leaves all of it under one of the names.

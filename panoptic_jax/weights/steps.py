@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from panoptic_jax.machine import files
+from panoptic_jax.machine.disk import first_line
 from panoptic_jax.weights import orbax_files
 
 DIGITS = 8  # of the step in a folder's name; reader and writer must agree
@@ -122,7 +123,7 @@ def _is_step(path: epath.Path) -> bool:
 
 def brief(error: Exception) -> str:
     """The first line of an error's words, cut to a readable length."""
-    line = str(error).strip().partition('\n')[0] or type(error).__name__
+    line = first_line(error)
     return line if len(line) <= 200 else line[:200] + ' ...'
 
 

@@ -15,7 +15,7 @@ from panoptic_jax.machine import sharding
 from panoptic_jax.programs import state
 from panoptic_jax.programs.description import Description, check_encoders
 from panoptic_jax.weights import initial, recovery, steps
-from panoptic_jax.weights.file import Weights, load, read
+from panoptic_jax.weights.file import Weights, from_bytes, read
 
 _HASH_DIGITS = 12  # of a file's SHA-256, in the name of its weights
 
@@ -91,8 +91,9 @@ def for_sampling(
         weights_path = str(imported)
     if weights_path:
         # The name changes with the content, so that samples of other weights are not taken up.
-        sha256 = hashlib.sha256(read(weights_path)).hexdigest()
-        return load(weights_path), f'{epath.Path(weights_path).name} {sha256[:_HASH_DIGITS]}'
+        content = read(weights_path)
+        digest = hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
+        return from_bytes(content, weights_path), f'{epath.Path(weights_path).name} {digest}'
     restored = from_checkpoint(workdir, ema=ema)
     check_encoders(restored.description, open_manifest(data_dir), workdir)
     weights = Weights(restored.params, loader.empty_text(data_dir), restored.description)

@@ -5,15 +5,12 @@ import json
 import math
 import random
 
-import numpy as np
+import coco_folders
 import pytest
-from PIL import Image
 
-from panoptic_jax.data import panoptic_png
 from panoptic_jax.data.coco import CocoPanoptic
 
 COUNT = 2000
-SIZE = (9, 12)  # of the pictures, in pixels
 DEEP = '"a deep list"'  # stands for lists within lists until the JSON is written
 HUGE = '"a huge number"'
 VALUES = [
@@ -27,38 +24,25 @@ VALUES = [
 def folder(tmp_path_factory):
     """A COCO folder of four images; its JSON files are what the test damages."""
     root = tmp_path_factory.mktemp('fuzz')
-    (root / 'annotations/panoptic_tiny').mkdir(parents=True)
-    (root / 'tiny').mkdir()
+    (root / 'annotations').mkdir()
     return root
 
 
 def contents(root):
     """The content of the panoptic JSON and of the captions file, whose pictures it writes."""
-    rng = np.random.default_rng(0)
-    images, annotations, captions = [], [], []
-    for number in range(4):
-        segments = rng.choice([0, 5, 300, 70_000], SIZE)
-        colours = panoptic_png.segment_colours(segments)
-        Image.fromarray(colours).save(root / f'annotations/panoptic_tiny/{number}.png')
-        pixels = rng.integers(0, 256, (*SIZE, 3), np.uint8)
-        Image.fromarray(pixels).save(root / f'tiny/{number}.jpg')
-        infos = [
-            {'id': 5, 'category_id': 1, 'iscrowd': 0, 'area': 20, 'bbox': [0, 0, 3, 4]},
-            {'id': 300, 'category_id': 77, 'iscrowd': 1, 'area': 20, 'bbox': [0, 0, 3, 4]},
-            {'id': 70_000, 'category_id': 1001, 'iscrowd': 0, 'area': 20, 'bbox': [0, 0, 3, 4]},
-        ]
-        images.append({'id': number, 'file_name': f'{number}.jpg', 'height': 9, 'width': 12})
-        annotations.append(
-            {'image_id': number, 'file_name': f'{number}.png', 'segments_info': infos}
-        )
-        captions.append({'id': number, 'image_id': number, 'caption': f'A cat, {number}.'})
-    categories = [
-        {'id': 1, 'name': 'cat', 'isthing': 1, 'supercategory': 'animal'},
-        {'id': 77, 'name': 'dog', 'isthing': 1, 'supercategory': 'animal'},
-        {'id': 1001, 'name': 'grass', 'isthing': 0, 'supercategory': 'plant'},
+    panoptic, _ = coco_folders.write(root, count=4)
+    height, width = coco_folders.SIZE
+    for image in panoptic['images']:
+        image |= {'height': height, 'width': width}
+    for annotation in panoptic['annotations']:
+        for segment in annotation['segments_info']:
+            segment |= {'area': 20, 'bbox': [0, 0, 3, 4]}
+    for category, kind in zip(panoptic['categories'], ('animal', 'animal', 'plant'), strict=True):
+        category['supercategory'] = kind
+    captions = [
+        {'id': number, 'image_id': number, 'caption': f'A cat, {number}.'} for number in range(4)
     ]
-    panoptic = {'images': images, 'annotations': annotations, 'categories': categories}
-    return panoptic, {'images': images, 'annotations': captions}
+    return panoptic, {'images': panoptic['images'], 'annotations': captions}
 
 
 def places(value, found):
@@ -153,7 +137,7 @@ def test_damaged_annotations_are_read_or_refused_in_one_sentence(folder):
             assert len(str(error)) < 700, damaged
             refused += 1
             continue
-        assert example.category.shape == example.instance.shape == SIZE
+        assert example.category.shape == example.instance.shape == coco_folders.SIZE
         assert all(text and text.encode() for text in example.captions)
         assert -(2**63) <= example.image_id < 2**63
     # Both happen often, or the damage is not of the right size.
