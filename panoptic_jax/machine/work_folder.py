@@ -1,7 +1,8 @@
 """A folder that a job fills part by part: claimed first, finished last, taken up after a kill.
 
-Prepared data and samples are folders of this kind. What their parts are and how a part is written
-stands in `prepare.py` and `export/samples.py`; processes meet in `machine/hosts.py`.
+Prepared data are a folder of this kind; what its parts are stands in `preparation/claim.py`. Samples
+folders, which a larger job extends, have `export/sample_claim.py`. Processes meet in
+`machine/hosts.py`.
 """
 
 import json
