@@ -267,6 +267,13 @@ def test_expected_errors_are_one_sentence_on_the_command_line(
     assert not (tmp_path / 'run' / 'samples').exists()
 
 
+def test_the_config_is_found_anywhere_on_a_command_line():
+    assert config_files.config_of([]) is None
+    assert config_files.config_of(['--mode=train', '--config']) is None
+    assert config_files.config_of(['--config', 'a', '--config.steps=5']) == 'a'
+    assert config_files.config_of(['--config=a', '-config=b', '--mode=train']) == 'b'
+
+
 def test_only_preparation_does_without_a_workdir(config, capsys):
     assert main.run_mode('sample', config, workdir=None) == 1
     assert '--mode=sample needs --workdir=DIR' in capsys.readouterr().err

@@ -4,6 +4,7 @@ Nothing of the file is run here; `command/arguments.py` loads it.
 """
 
 import ast
+import itertools
 import os
 import re
 from pathlib import Path
@@ -69,7 +70,7 @@ def names_and_paths() -> dict[str, Path]:
 def config_of(argv: list[str]) -> str | None:
     """The last value of --config; None without one."""
     found = None
-    for argument, following in zip(argv, [*argv[1:], None], strict=True):
+    for argument, following in itertools.pairwise([*argv, None]):
         flag, equals, value = argument.partition('=')
         if flag in ('-config', '--config'):
             found = value if equals else following

@@ -1,7 +1,7 @@
 """A folder that a job fills part by part: claimed first, finished last, taken up after a kill.
 
-Prepared data are a folder of this kind; what its parts are stands in `preparation/claim.py`. Samples
-folders, which a larger job extends, have `export/sample_claim.py`. Processes meet in
+Prepared data are a folder of this kind; what its parts are stands in `preparation/claim.py`.
+Samples folders, which a larger job extends, have `export/sample_claim.py`. Processes meet in
 `machine/hosts.py`.
 """
 
