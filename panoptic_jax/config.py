@@ -95,7 +95,8 @@ def default() -> ml_collections.ConfigDict:
     sample.prompt = ''  # one prompt; '': those of `prompts`, or captions of `split`
     sample.prompts = ''  # a file: text, a prompt a line, or .jsonl with caption, map and seed
     sample.split = 'validation'  # 'train' | 'validation'
-    sample.count = 0  # pairs to generate; 0: one for each prompt, or for each image of `split`
+    # pairs to generate; 0: one a prompt or image of `split`; evaluate takes a finished folder as is
+    sample.count = 0
     sample.folder = 'samples'  # name of the folder in the workdir that the pairs go to
     sample.batch_size = 16  # pairs per call of the sampler, over one process's devices
     sample.seed = 0  # decides noise, and captions where a split has several; at most 2^32 - 1

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+from absl import logging
 from etils import epath
 
 from panoptic_jax import config as settings
@@ -16,7 +17,8 @@ from panoptic_jax import sample
 from panoptic_jax.data import loader
 from panoptic_jax.data.manifest import Manifest, open_manifest
 from panoptic_jax.encoders.load import Autoencoder, check_same, load_autoencoder
-from panoptic_jax.export import samples
+from panoptic_jax.export import sample_claim, samples
+from panoptic_jax.machine import hosts
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.machine.writer_lock import writing
 from panoptic_jax.metrics import fid
@@ -66,6 +68,8 @@ def evaluate(
 ) -> None:
     """Scores `workdir/samples`, generating them first, or the folder `config.evaluate.folder`.
 
+    With `sample.count=0` a finished folder is scored as it is, though the split has more images.
+
     Writes `workdir/metrics.json`, TensorBoard scalars and, for own samples, `report.html`; prints a
     table, and in one line what could not be scored and why. The scores of other folders than
     `samples` go to `metrics_NAME.json`. Features of images are kept in `workdir/features`, so that
@@ -98,7 +102,7 @@ def evaluate(
     name = config.sample.split
     split = loader.Split(config.data.dir, name, config.data.cache)
     real_images = _real_images(job)
-    folder = _open_folder(job)
+    folder = _open_folder(job, len(split))
     owners = owners_of(folder.entries, split, f'split {name!r} of {config.data.dir}')
     truth = against_truth.Truth(split, name, manifest, owners)
     autoencoder = None
@@ -143,8 +147,8 @@ def _real_images(job: _Job) -> Any:
     return None
 
 
-def _open_folder(job: _Job) -> folders.Folder:
-    """The folder that the config names, or our own samples, drawn first."""
+def _open_folder(job: _Job, images: int) -> folders.Folder:
+    """The folder that the config names, or our own samples, drawn first; the split has `images`."""
     config, categories = job.config, job.manifest.categories
     if config.evaluate.folder:
         return folders.of_others(config.evaluate.folder, categories)
@@ -154,15 +158,40 @@ def _open_folder(job: _Job) -> folders.Folder:
         if model.predicts_map and categories.entries:
             belonging.check_model(model.categories, categories, config.data.dir)
 
+    path = samples.folder_of(job.workdir, config.sample.folder)
     # Finished samples are left as they are.
     sample.sample(
-        config,
+        _of_finished(config, path, images),
         str(job.workdir),
         interruption=job.interruption,
         devices=job.devices,
         check_model=check_model,
     )
-    return folders.of_samples(samples.folder_of(job.workdir, config.sample.folder), categories)
+    return folders.of_samples(path, categories)
+
+
+def _of_finished(
+    config: ml_collections.ConfigDict, path: epath.Path, images: int
+) -> ml_collections.ConfigDict:
+    """The config that asks for the pairs of a finished folder, where no other count is asked for.
+
+    A folder of a few pairs is not to become one of the whole split, whose `images` may take hours.
+    """
+    asked = config.sample
+    if asked.count or asked.prompt or asked.prompts:
+        return config
+    # Process 0 decides for all: another job may finish the folder in between.
+    there = hosts.of_first(sample_claim.finished_pairs(path))
+    if not 0 < there < images:
+        return config
+    logging.info(
+        '%s is finished with %d pairs, which are scored; --config.sample.count=%d draws one for '
+        'each image of the split %r first.',
+        path, there, images, asked.split,
+    )  # fmt: skip
+    own = config.copy_and_resolve_references()
+    own.sample.count = there
+    return own
 
 
 def _load_autoencoder(job: _Job) -> Autoencoder:

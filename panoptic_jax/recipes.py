@@ -17,7 +17,7 @@ def use_coco(config: ml_collections.ConfigDict, encoders: str) -> None:
     Args:
       config: The config to change.
       encoders: 'paper', Stable Diffusion's autoencoder and CLIP's text tower, or 'light', TAESD and
-        random word vectors, which need little memory, disk and time.
+        random word vectors, which need little memory and time.
     """
     data = config.data
     data.root = 'data/coco2017'

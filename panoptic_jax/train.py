@@ -262,7 +262,7 @@ def train(
                     break
                 batch = sharding.put_batch(next(batches), batch_sharding)
         logging.info('Step %d of %d is done and saved.', step, config.steps)
-        logging.info('Curves and pictures: %s', dashboards.command(workdir))
+        logging.info('Curves (pip install tensorboard): %s', dashboards.command(workdir))
         return step == config.steps
 
 

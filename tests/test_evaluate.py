@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import itertools
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -16,6 +18,7 @@ import one_device
 import pytest
 import safetensors.numpy
 from conftest import once, tiny_config
+from etils import epath
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
@@ -24,6 +27,7 @@ from panoptic_jax.data.manifest import open_manifest
 from panoptic_jax.data.scenes import Scenes
 from panoptic_jax.encoders import clip, clip_tokens, inception
 from panoptic_jax.encoders.load import load_autoencoder
+from panoptic_jax.export import sample_claim
 from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.machine import writer_lock
 from panoptic_jax.machine.interruption import Interrupted, Interruption
@@ -85,13 +89,14 @@ def towers(tmp_path_factory):
             'visual_projection': projection,
         }
         save_tower(folder / 'clip' / 'model.safetensors', shapes)
-        letters = [chr(i) for i in range(33, 127)]
-        words = [*letters, *(letter + '</w>' for letter in letters)]
-        words += ['ab', *(f'filler{i}' for i in range(clip_tokens.VOCABULARY - len(words) - 3))]
+        letters = [chr(i) for i in [*range(33, 127), *range(300, 462)]]
+        pairs = [*itertools.product(letters, letters)][: clip_tokens.MERGES]
+        words = [*letters, *(letter + '</w>' for letter in letters), *map(''.join, pairs)]
         words += ['<|startoftext|>', '<|endoftext|>']
         vocabulary = {word: number for number, word in enumerate(words)}
         (folder / 'clip' / 'vocab.json').write_text(json.dumps(vocabulary))
-        (folder / 'clip' / 'merges.txt').write_text('#version: 0.2\na b\n')
+        lines = ['#version: 0.2', *map(' '.join, pairs)]
+        (folder / 'clip' / 'merges.txt').write_text('\n'.join(lines))
 
     return once(tmp_path_factory, 'towers', make)
 
@@ -207,6 +212,41 @@ def test_mcd_is_that_of_the_captions_own_maps(evaluated):
 
 def test_true_scenes_agree_with_their_maps(evaluated):
     assert metrics_of(evaluated / 'run')['image_map_agreement/ceiling']['value'] > 0.9
+
+
+def test_a_finished_folder_is_not_extended_to_the_whole_split(trained, sampled, tmp_path, caplog):
+    """Six of the split's eight images are drawn; count 0 used to draw the others before scoring."""
+    workdir, config = tmp_path / 'run', copy_of_run(tmp_path, trained, sampled)
+    config.sample.count = 0
+    folder = workdir / 'samples'
+    before = {path: path.read_bytes() for path in folder.rglob('*.*') if path.name != 'report.html'}
+    with caplog.at_level(logging.INFO, logger='absl'):
+        one_device.evaluate(config, workdir)
+    assert metrics_of(workdir)['MCD']['n'] == 6
+    assert {path: path.read_bytes() for path in before} == before
+    assert len([*folder.rglob('*.png')]) == 12
+    (line,) = [line for line in caplog.messages if 'is finished with 6 pairs' in line]
+    assert "--config.sample.count=8 draws one for each image of the split 'validation'" in line
+    assert config.sample.count == 0
+
+    # A job that was killed is finished first, with all that was asked for.
+    (folder / 'unfinished.json').write_text('{}')
+    one_device.evaluate(config, workdir)
+    assert metrics_of(workdir)['MCD']['n'] == 8
+    assert {path: path.read_bytes() for path in before if path.suffix == '.png'} == {
+        path: content for path, content in before.items() if path.suffix == '.png'
+    }
+    config.sample.count = 9
+    one_device.evaluate(config, workdir)
+    assert metrics_of(workdir)['MCD']['n'] == 9
+
+
+def test_only_a_finished_folder_has_finished_pairs(sampled, tmp_path):
+    assert sample_claim.finished_pairs(epath.Path(tmp_path / 'nowhere')) == 0
+    folder = epath.Path(shutil.copytree(sampled, tmp_path / 'samples'))
+    assert sample_claim.finished_pairs(folder) == 6
+    (folder / 'unfinished.json').write_text('{}')
+    assert sample_claim.finished_pairs(folder) == 0
 
 
 @pytest.fixture

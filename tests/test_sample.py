@@ -15,6 +15,7 @@ from PIL import Image
 from panoptic_jax import config as settings
 from panoptic_jax import export_weights, pipeline, sample
 from panoptic_jax.data import geometry, loader
+from panoptic_jax.encoders import pixels
 from panoptic_jax.export import sample_claim, samples
 from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.machine import sharding
@@ -197,6 +198,18 @@ def test_an_interruption_ends_the_job_after_the_batch_at_hand(config, tmp_path):
     with pytest.raises(FloatingPointError, match=r'for pair 0 and 3 more.* guidance is 1e\+30'):
         one_device.sample(config, workdir)
     assert not list((workdir / 'overflow').rglob('*.png'))
+
+
+def test_an_autoencoder_of_nan_writes_no_pair(config, tmp_path, monkeypatch):
+    save_fresh(config, tmp_path / 'run' / 'weights.safetensors', name='uvit')
+    enlarge = pixels.decode
+    monkeypatch.setattr(pixels, 'decode', lambda latents: np.inf * enlarge(latents))
+    with pytest.raises(FloatingPointError, match='for 4 of 4 images, whose latents are finite'):
+        one_device.sample(config, tmp_path / 'run')
+    assert not list((tmp_path / 'run').rglob('*.png'))
+    draw = pipeline.load(str(tmp_path / 'run' / 'weights.safetensors'), evaluations=3)
+    with pytest.raises(FloatingPointError, match='for 1 of 1 images, whose latents are finite'):
+        draw(['a cup'])
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,6 @@ def encode(params: dict[str, Any], image: jax.Array) -> jax.Array:
 
 
 def decode(params: dict[str, Any], latents: jax.Array) -> jax.Array:
-    """Unscaled latents (B, 32, 32, 4) -> images (B, 256, 256, 3), clipped to [-1, 1]."""
+    """Unscaled latents (B, 32, 32, 4) -> images (B, 256, 256, 3), about [-1, 1]."""
     latents = _apply('post_quant_conv', params, latents)
-    image = _apply('decoder', params, latents)
-    return jnp.clip(image, -1, 1)
+    return _apply('decoder', params, latents)

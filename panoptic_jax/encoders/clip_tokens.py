@@ -8,6 +8,8 @@ import numpy as np
 
 VOCABULARY = 49408
 END = 49407  # also fills captions up, as in Stable Diffusion and U-ViT
+# Every other entry is a byte, alone or at a word's end, or the start or the end of a text.
+MERGES = VOCABULARY - 2 * 256 - 2
 
 
 def load(vocabulary: str, merges: str, tokens: int) -> Callable[[Sequence[str]], np.ndarray]:
@@ -35,6 +37,12 @@ def load(vocabulary: str, merges: str, tokens: int) -> Callable[[Sequence[str]],
         raise ValueError(
             f'{vocabulary} and {merges} must be the vocabulary of CLIP, which has {VOCABULARY} '
             'entries; take vocab.json and merges.txt from where the weights are.'
+        )
+    # A shorter list would cut words into other tokens, and nothing else would show it.
+    if len(pairs) != MERGES:
+        raise ValueError(
+            f'{merges} has {len(pairs):,} merges, and the vocabulary of CLIP comes of {MERGES:,}; '
+            'the file is cut or of another model: take merges.txt from where the weights are.'
         )
     # Given the files' paths, transformers 5 makes a vocabulary of two tokens and says nothing.
     try:

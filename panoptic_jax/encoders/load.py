@@ -38,7 +38,8 @@ class Autoencoder(NamedTuple):
     Attributes:
       facts: What identifies the autoencoder.
       encode: (n, 256, 256, 3) uint8 to latents (n, h, w, c) float32, not scaled, or moments.
-      decode: (n, h, w, c) float32, already divided by the scale, to (n, 256, 256, 3) uint8.
+      decode: (n, h, w, c) float32, already divided by the scale, to (n, 256, 256, 3) uint8; raises
+        FloatingPointError where finite latents give colours that are not.
     """
 
     facts: AutoencoderFacts
@@ -120,13 +121,28 @@ def load_autoencoder(
         return encode(params, images / jnp.float32(127.5) - 1)
 
     def decode_images(params, latents):
-        pixel_values = jnp.round((decode(params, latents) + 1) * 127.5)
-        return jnp.clip(pixel_values, 0, 255).astype(jnp.uint8)
+        colours = decode(params, latents)
+        pixel_values = jnp.clip(jnp.round((colours + 1) * 127.5), 0, 255)
+        return pixel_values.astype(jnp.uint8), jnp.isfinite(colours).all(axis=(1, 2, 3))
+
+    decoded = rows.on_devices(decode_images, decoder, _DECODED_PER_DEVICE, devices)
+
+    def decode_finite(latents):
+        images, is_finite = decoded(latents)
+        # As bytes, NaN would be black. Latents that are NaN themselves are the caller's business.
+        broken = ~is_finite & np.isfinite(latents).all(axis=(1, 2, 3))
+        if broken.any():
+            raise FloatingPointError(
+                f'The autoencoder {name!r} gives numbers that are not finite for {broken.sum()} of '
+                f'{len(latents)} images, whose latents are finite; take its weights file anew, or '
+                'another one and prepare the data with it.'
+            )
+        return images
 
     return Autoencoder(
         facts=autoencoder_facts(name, sha256),
         encode=rows.on_devices(encode_images, encoder, encoded_per_device, devices),
-        decode=rows.on_devices(decode_images, decoder, _DECODED_PER_DEVICE, devices),
+        decode=decode_finite,
     )
 
 

@@ -14,11 +14,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 def on_devices(
-    function: Callable[[Any, jax.Array], jax.Array],
+    function: Callable[[Any, jax.Array], Any],
     params: Any,
     rows_per_device: int,
     devices: Sequence[jax.Device] | None = None,
-) -> Callable[[np.ndarray], np.ndarray]:
+) -> Callable[[np.ndarray], Any]:
     """Applies a network to rows in blocks of one size, whatever their number.
 
     Each device always works on `rows_per_device` rows; the last block is filled up with zeros. So
@@ -26,13 +26,13 @@ def on_devices(
     nor on the rows that come with it.
 
     Args:
-      function: (params, (b, ...)) -> (b, ...), pure; rows do not mix.
+      function: (params, (b, ...)) -> (b, ...), or a tuple of such arrays; pure; rows do not mix.
       params: Parameters of the network; copied to the devices on the first call.
       rows_per_device: Rows that one device works on at a time.
       devices: What the rows are spread over; None for all devices of this process.
 
     Returns:
-      A function from (n, ...) to (n, ...), any n of at least 1.
+      A function from (n, ...) to (n, ...), or to a tuple of such arrays; any n of at least 1.
     """
 
     # On the first call and not before, since not every network that is loaded is also used.
@@ -60,7 +60,16 @@ def on_devices(
             # Always whole blocks: another number of rows would compile the network again.
             block = np.zeros((size, *rows.shape[1:]), rows.dtype)
             block[: len(part)] = part
-            results.append(np.asarray(run(block))[: len(part)])
-        return results[0] if len(results) == 1 else np.concatenate(results)
+            trimmed = functools.partial(_first_rows, count=len(part))
+            results.append(jax.tree.map(trimmed, run(block)))
+        return results[0] if len(results) == 1 else jax.tree.map(_joined, *results)
 
     return apply
+
+
+def _first_rows(array: jax.Array, count: int) -> np.ndarray:
+    return np.asarray(array)[:count]
+
+
+def _joined(*parts: np.ndarray) -> np.ndarray:
+    return np.concatenate(parts)

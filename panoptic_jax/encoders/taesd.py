@@ -105,5 +105,5 @@ def encode(params: dict[str, Any], image: jax.Array) -> jax.Array:
 
 
 def decode(params: dict[str, Any], latents: jax.Array) -> jax.Array:
-    """Latents (B, h, w, 4) to (B, 8h, 8w, 3), clipped to [-1, 1]."""
-    return jnp.clip(Decoder().apply({'params': params}, latents), -1.0, 1.0)
+    """Latents (B, h, w, 4) to (B, 8h, 8w, 3), in [-1, 1] but for overshoot."""
+    return Decoder().apply({'params': params}, latents)

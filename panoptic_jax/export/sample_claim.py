@@ -192,6 +192,14 @@ def is_finished(folder: epath.Path, entries: Mapping[int, Any], count: int) -> b
     return there and all(number in entries for number in range(count))
 
 
+def finished_pairs(folder: epath.Path) -> int:
+    """How many pairs a finished folder has; 0 for a missing folder, or one that a job works on."""
+    captions = folder / sample_list.CAPTIONS
+    if is_at_work(folder) or not captions.exists():
+        return 0
+    return len(sample_list.read_json(captions))
+
+
 def release(folder: epath.Path) -> None:
     """Says that the job has finished the folder."""
     (folder / _UNFINISHED).unlink(missing_ok=True)

@@ -62,9 +62,7 @@ def test_decoder_equals_diffusers(kl, loaded_kl):
     latents = RNG(1).normal(size=(1, 32, 32, 4)).astype(np.float32)
     with torch.no_grad():
         decoded = kl[1].decode(channels_first(latents)).sample
-    clipped = decoded.permute(0, 2, 3, 1).clip(-1, 1)
-    assert_close(jax.jit(autoencoder.decode)(loaded_kl[1], latents), clipped)
-    assert (abs(clipped) < 1).float().mean() > 0.5  # clipping does not hide the values
+    assert_close(jax.jit(autoencoder.decode)(loaded_kl[1], latents), decoded.permute(0, 2, 3, 1))
 
 
 def test_older_spelling_of_the_attention_is_read(kl, tmp_path):

@@ -199,8 +199,20 @@ def test_another_vocabulary_is_refused(vocabulary, tmp_path):
 
 
 def test_merges_of_another_vocabulary_are_refused(vocabulary, tmp_path):
-    (tmp_path / 'merges.txt').write_text('#version: 0.2\nnever seen\n')
+    lines = (vocabulary / 'merges.txt').read_text().splitlines()
+    (tmp_path / 'merges.txt').write_text('\n'.join([*lines[:-1], 'never seen']))
     with pytest.raises(ValueError, match=r'merges\.txt does not belong to .*vocab\.json'):
+        clip_tokens.load(str(vocabulary / 'vocab.json'), str(tmp_path / 'merges.txt'), 77)
+
+
+@pytest.mark.parametrize('kept', [0, 1, 20_000, 48_893, 48_895])
+def test_merges_cut_at_a_line_end_are_refused(vocabulary, tmp_path, kept):
+    """Each of their merges fits the vocabulary, so that the tokenizer takes them."""
+    head, *lines = (vocabulary / 'merges.txt').read_text().splitlines()
+    assert len(lines) == clip_tokens.MERGES == 48_894
+    lines = (lines + lines[:1])[:kept]
+    (tmp_path / 'merges.txt').write_text('\n'.join([head, *lines, '']))
+    with pytest.raises(ValueError, match=f'has {kept:,} merges, and the vocabulary of CLIP comes'):
         clip_tokens.load(str(vocabulary / 'vocab.json'), str(tmp_path / 'merges.txt'), 77)
 
 

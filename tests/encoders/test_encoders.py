@@ -94,6 +94,29 @@ def test_pixels_do_not_overshoot():
     assert np.abs(pixels.decode(latents)).max() <= 1
 
 
+@pytest.mark.parametrize('wrong', [np.nan, np.inf, -np.inf])
+def test_colours_that_are_not_finite_are_no_image(monkeypatch, wrong):
+    """They used to become black or white pixels; latents that are NaN are the caller's business."""
+    latents = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
+    threshold, enlarge = np.sort(latents[:, 0, 0, 0])[1], pixels.decode
+
+    def decode(latents):
+        # One number of one image.
+        own = latents[:, 0, 0, 0] > threshold
+        colours = enlarge(latents)
+        return colours.at[:, 9, 9, 1].set(jnp.where(own, wrong, colours[:, 9, 9, 1]))
+
+    whole = load_autoencoder('pixels').decode(latents)
+    monkeypatch.setattr(pixels, 'decode', decode)
+    autoencoder = load_autoencoder('pixels')
+    with pytest.raises(FloatingPointError, match=r"'pixels' gives numbers .* for 1 of 3 images"):
+        autoencoder.decode(latents)
+    broken = latents[:, 0, 0, 0] > threshold
+    np.testing.assert_array_equal(autoencoder.decode(latents[~broken]), whole[~broken])
+    latents[broken, 5, 5, 0] = np.nan
+    np.testing.assert_array_equal(autoencoder.decode(latents)[~broken], whole[~broken])
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match=r"data\.autoencoder is 'vae'; it must be 'sd', 'taesd'"):
         load_autoencoder('vae')
