@@ -58,14 +58,14 @@ def fit_map(
     category: np.ndarray, instance: np.ndarray, void_wins: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """The map's part of `fit`: (H, W) uint8 category and instance -> (128, 128) uint8 each."""
-    category = _fit_ids(category)
-    instance = _by_size(_fit_ids(instance))
+    category = fit_ids(category)
+    instance = _by_size(fit_ids(instance))
     factor = IMAGE_SIDE // STORED_MAP_SIDE
     return bits.min_pool(category, instance, factor, void_wins)
 
 
-def _fit_ids(ids: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 -> (256, 256) uint8."""
+def fit_ids(ids: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 -> (256, 256) uint8: central square, then the nearest pixels."""
     square = Image.fromarray(ids[central_square(ids)])
     # Ids are names, not amounts: a mean of two ids would be a third category.
     return np.asarray(square.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.NEAREST))
@@ -89,9 +89,16 @@ def true_ids(record: Mapping[str, Any], side: int, void_wins: bool) -> np.ndarra
       side: Side of the model's map in pixels; it divides the stored side.
       void_wins: The pooling that the data were prepared with.
     """
-    factor = record['category'].shape[0] // side
-    category, _ = bits.min_pool(record['category'], record['instance'], factor, void_wins)
+    category, _ = true_segments(record, side, void_wins)
     return category
+
+
+def true_segments(
+    record: Mapping[str, Any], side: int, void_wins: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `true_ids` gives, and the numbers of the things: (side, side) uint8 each."""
+    factor = record['category'].shape[0] // side
+    return bits.min_pool(record['category'], record['instance'], factor, void_wins)
 
 
 def true_latents(record: Mapping[str, Any]) -> np.ndarray:

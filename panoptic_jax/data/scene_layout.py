@@ -1,40 +1,22 @@
 """Where things and stuff lie in a scene, how much of each is visible, and the exact maps.
 
 A layout decides the category and instance maps and what the captions say. `data/scenes.py` paints
-it and makes the data set. `data/scene_words.py` says what scenes can hold, and
-`data/scene_shapes.py` what the things look like.
+it and makes the data set. `data/scene_words.py` says what scenes can hold, `data/scene_shapes.py`
+what the things look like, and `data/scene_repeats.py` draws several things of one kind.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from panoptic_jax.data import scene_shapes, scene_words
+from panoptic_jax.data import scene_repeats, scene_shapes, scene_words
+from panoptic_jax.data.scene_shapes import SIZE, Thing
 
-SIZE = 256  # side of a scene, pixels
 # Each thing shows this share of its area at least. The smallest thing has 2124 px, so each thing
 # shows over 1000 px, which the oracle can find.
 MIN_VISIBLE_SHARE = 0.5
 # Pixels that each kind of stuff shows at least: an eighth of the scene.
 MIN_VISIBLE_STUFF = 8192
-
-
-class Thing(NamedTuple):
-    """One shape.
-
-    Attributes:
-      category: Id of the shape's category.
-      colour: A name in `scene_words.THING_COLOURS`.
-      centre: (y, x), pixels.
-      size: Radius of a disc of the same area, pixels.
-      angle: Rotation, radians.
-    """
-
-    category: int
-    colour: str
-    centre: tuple[float, float]
-    size: float
-    angle: float
 
 
 class Layout(NamedTuple):
@@ -69,9 +51,13 @@ class Footprint(NamedTuple):
 
 
 def visible_layout(
-    generator: np.random.Generator,
+    generator: np.random.Generator, *, repeats: bool = False
 ) -> tuple[Layout, list[Footprint], np.ndarray]:
     """Draws layouts until everything that a caption would name is visible.
+
+    Args:
+      generator: Decides everything.
+      repeats: Whether several things of a kind are drawn, see `scene_repeats.draw_things`.
 
     Returns:
       layout: The first layout that passes.
@@ -79,13 +65,14 @@ def visible_layout(
       order: (256, 256) uint8, the number of the front thing at each pixel, from 1; 0 for stuff.
     """
     while True:
-        layout = _draw_layout(generator)
+        layout = _draw_layout(generator, repeats)
         footprints = [_footprint(thing) for thing in layout.things]
         order = np.zeros((SIZE, SIZE), np.uint8)
         for number, (rows, columns, distance) in enumerate(footprints, start=1):
             # Later things overwrite earlier ones, as they do when they are painted.
             order[rows, columns][distance < 0] = number
-        if _all_visible(layout, order):
+        told_apart = not repeats or scene_repeats.are_told_apart(layout.things, order)
+        if told_apart and _all_visible(layout, order):
             return layout, footprints, order
 
 
@@ -105,8 +92,9 @@ def _all_visible(layout: Layout, order: np.ndarray) -> bool:
 # same seed, and `scenes.VERSION` would have to rise.
 
 
-def _draw_layout(generator: np.random.Generator) -> Layout:
-    things = _draw_things(generator)
+def _draw_layout(generator: np.random.Generator, repeats: bool) -> Layout:
+    draw_things = scene_repeats.draw_things if repeats else _draw_things
+    things = draw_things(generator)
     above = int(generator.choice(list(scene_words.ABOVE)))
     below = int(generator.choice(list(scene_words.BELOW)))
     horizon = _draw_horizon(generator)

@@ -107,8 +107,9 @@ def score(
 
     - thing_recall_map: the share of the captioned categories that have a connected area of
       `MIN_THING_CELLS` in the map.
-    - colour_recall_image: the share of the captioned colours that have an area of this size in the
-      image. Areas thinner than two cells do not count.
+    - colour_recall_image: the share of the captioned things that have an area of this size in their
+      colour in the image; 'two red circles' want two areas. Areas thinner than two cells do not
+      count.
     - stuff_recall_map, stuff_recall_image: the share of the captioned stuff that has a connected
       area of `MIN_STUFF_CELLS` in the map or in the image.
     - image_map_agreement: among the cells that are interior in the image or in the map, the share
@@ -142,10 +143,11 @@ def score_pair(image: np.ndarray, category: np.ndarray, caption: str) -> dict[st
     in_image = read_image(image)
     in_map = read_map(category)
     # Two colours that meet can mix to a third along their border, in a line one cell thin.
-    thick = [_thick(in_image == colour) for colour in colours]
+    shown = {c: _count_areas(_thick(in_image == c), MIN_THING_CELLS) for c in set(colours)}
+    found = [colours[:n].count(colour) < shown[colour] for n, colour in enumerate(colours)]
     return {
         'thing_recall_map': _mean(_has_area(in_map == c, MIN_THING_CELLS) for c in categories),
-        'colour_recall_image': _mean(_has_area(cells, MIN_THING_CELLS) for cells in thick),
+        'colour_recall_image': _mean(found),
         'stuff_recall_map': _mean(_has_area(in_map == kind, MIN_STUFF_CELLS) for kind in stuff),
         'stuff_recall_image': _mean(_has_area(in_image == kind, MIN_STUFF_CELLS) for kind in stuff),
         'image_map_agreement': _agreement(in_image, in_map, colours),
@@ -184,11 +186,15 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _has_area(cells: np.ndarray, smallest: int) -> bool:
-    """Whether a 4-connected area of the (32, 32) bool cells has `smallest` cells or more."""
-    labels, count = ndimage.label(cells)
+    return _count_areas(cells, smallest) > 0
+
+
+def _count_areas(cells: np.ndarray, smallest: int) -> int:
+    """How many 4-connected areas of the (32, 32) bool cells have `smallest` cells or more."""
+    labels, _ = ndimage.label(cells)
     # Label 0 is everything outside the areas.
     areas = np.bincount(labels.ravel())[1:]
-    return count > 0 and areas.max() >= smallest
+    return int(np.count_nonzero(areas >= smallest))
 
 
 def _thick(cells: np.ndarray) -> np.ndarray:

@@ -1,11 +1,33 @@
-"""The shapes of a scene's things, as signed distances to their edges.
+"""What a scene's thing is, and its shapes as signed distances to their edges.
 
 Distances are in units of the thing's size and negative inside the shape. x points right and y
 points down. All shapes have the area pi, so a thing's size means the same for each of them.
 `data/scene_layout.py` places and turns the shapes, and `data/scenes.py` paints them.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+
+SIZE = 256  # side of a scene, pixels
+
+
+class Thing(NamedTuple):
+    """One shape.
+
+    Attributes:
+      category: Id of the shape's category.
+      colour: A name in `scene_words.THING_COLOURS`.
+      centre: (y, x), pixels.
+      size: Radius of a disc of the same area, pixels.
+      angle: Rotation, radians.
+    """
+
+    category: int
+    colour: str
+    centre: tuple[float, float]
+    size: float
+    angle: float
 
 
 def _circle(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ A caption names every thing with its colour and both kinds of stuff, so it deter
 visible. `data/scenes.py` paints scenes, and `data/scene_oracle.py` reads images back.
 """
 
+import collections
 import itertools
 import re
 
@@ -32,6 +33,10 @@ THINGS = {
     5: ('ring', 'hoop'),
     6: ('cross', 'plus'),
 }
+
+_PLURALS = {'box': 'boxes', 'cross': 'crosses', 'plus': 'pluses'}  # the others end in s
+# {things of one shape and colour: the word before them}; scenes without repeats have one of each.
+NUMBERS = {1: 'a', 2: 'two', 3: 'three'}
 
 # {category id: phrases} for the stuff above and below the horizon. Stuff starts at 92, as in COCO.
 ABOVE = {
@@ -79,7 +84,15 @@ _STUFF_WORDS = {
     'asphalt': 99, 'snow': 100,
 }  # fmt: skip
 
+
+def plural(noun: str) -> str:
+    """The word for several things."""
+    return _PLURALS.get(noun, noun + 's')
+
+
 _THING_WORDS = {noun: number for number, nouns in THINGS.items() for noun in nouns}
+_PLURAL_WORDS = {plural(noun): number for noun, number in _THING_WORDS.items()}
+_COUNTS = {word: count for count, word in NUMBERS.items() if count > 1}
 
 # One caption each. The order of things, above and below differs between them, so the place of a
 # word does not tell its meaning.
@@ -97,7 +110,7 @@ def _words(text: str) -> list[str]:
 
 
 def _vocabulary() -> tuple[str, ...]:
-    words = {'a', 'and', *THING_COLOURS, *_THING_WORDS}
+    words = {'and', *NUMBERS.values(), *THING_COLOURS, *_THING_WORDS, *_PLURAL_WORDS}
     for phrases in (*ABOVE.values(), *BELOW.values()):
         for phrase in phrases:
             words.update(_words(phrase))
@@ -123,10 +136,11 @@ def describe(
 ) -> list[str]:
     """Five captions, each of which names every thing with its colour and both kinds of stuff.
 
-    Each caption has its own sentence pattern, order of the things and synonyms.
+    Each caption has its own sentence pattern, order of the things and synonyms. Things of one
+    category and colour are named together: 'two red circles'.
 
     Args:
-      things: (category id, colour name) of each thing.
+      things: (category id, colour name) of each thing; at most three of them are the same.
       above: Category id of the stuff above the horizon.
       below: Category id of the stuff below the horizon.
       generator: Decides patterns, orders and synonyms.
@@ -138,13 +152,16 @@ def describe(
     # The order of the draws is part of the data set: another order gives other captions from the
     # same seed.
     captions = []
+    groups = list(collections.Counter(things).items())  # in the order of their first things
     for template in generator.permutation(TEMPLATES):
-        order = generator.permutation(len(things))
+        order = generator.permutation(len(groups))
         nouns = []
         for index in order:
-            category, colour = things[index]
+            (category, colour), count = groups[index]
             noun = pick(THINGS[category])
-            nouns.append(f'a {colour} {noun}')
+            if count > 1:
+                noun = plural(noun)
+            nouns.append(f'{NUMBERS[count]} {colour} {noun}')
         phrase_above = pick(ABOVE[above])
         phrase_below = pick(BELOW[below])
         caption = template.format(things=_join(nouns), above=phrase_above, below=phrase_below)
@@ -165,13 +182,14 @@ def parse(caption: str) -> tuple[list[tuple[int, str]], int, int]:
       caption: A sentence of the scenes' grammar, in any case and with any punctuation.
 
     Returns:
-      things: [(category id, colour name), ...] in the caption's order.
+      things: [(category id, colour name), ...] in the caption's order; 'two red circles' are two
+        entries.
       above: Category id of the stuff above the horizon.
       below: Category id of the stuff below the horizon.
 
     Raises:
-      ValueError: the caption holds an unknown word or a thing without its colour, or does not name
-        one kind of stuff above and one below.
+      ValueError: the caption holds an unknown word, a thing without its colour or a number that
+        does not fit its noun, or does not name one kind of stuff above and one below.
     """
     words = _words(caption)
     unknown = [word for word in words if word not in VOCABULARY]
@@ -180,13 +198,19 @@ def parse(caption: str) -> tuple[list[tuple[int, str]], int, int]:
             f'caption {caption!r} has the word {unknown[0]!r}, which scenes do not use; '
             f'their words are: {", ".join(VOCABULARY)}'
         )
-    things = []
-    for colour, noun in itertools.pairwise(words):
-        if colour in THING_COLOURS and noun in _THING_WORDS:
+    things, named = [], 0
+    for before, (colour, noun) in zip(['', *words], itertools.pairwise(words), strict=False):
+        if colour not in THING_COLOURS:
+            continue
+        if noun in _THING_WORDS and before not in _COUNTS:
             things.append((_THING_WORDS[noun], colour))
-    # A colour or a noun that stands alone is in no pair.
-    thing_words = [word for word in words if word in THING_COLOURS or word in _THING_WORDS]
-    all_paired = len(thing_words) == 2 * len(things)
+            named += 2
+        elif noun in _PLURAL_WORDS and before in _COUNTS:
+            things += [(_PLURAL_WORDS[noun], colour)] * _COUNTS[before]
+            named += 3
+    # A colour, a noun or a number that stands alone is part of no thing.
+    parts = {*THING_COLOURS, *_THING_WORDS, *_PLURAL_WORDS, *_COUNTS}
+    all_paired = sum(word in parts for word in words) == named
     stuff = [_STUFF_WORDS[word] for word in words if word in _STUFF_WORDS]
     above = [category for category in stuff if category in ABOVE]
     below = [category for category in stuff if category in BELOW]

@@ -2,9 +2,9 @@
 
 A scene shows one to four things (shape = category, colour = attribute) on two kinds of stuff that
 meet at a tilted, curved horizon. Within a scene no shape and no colour occurs twice, so a word of a
-caption means one thing. This module paints the scenes. `data/scene_layout.py` decides where things
-lie and draws the maps, `data/scene_words.py` says what scenes can hold and writes the captions, and
-`data/scene_oracle.py` reads an image back.
+caption means one thing; with repeats there are two to five things, several of them of one kind
+(`data/scene_repeats.py`). This module paints. `data/scene_layout.py` decides where things lie and
+draws the maps, `data/scene_words.py` writes captions, `data/scene_oracle.py` reads an image back.
 """
 
 import functools
@@ -43,13 +43,14 @@ class Scenes:
       ValueError: `split` is neither 'train' nor 'validation', or seed or count is impossible.
     """
 
-    def __init__(self, seed: int, count: int, split: str) -> None:
+    def __init__(self, seed: int, count: int, split: str, *, repeats: bool = False) -> None:
         """Draws nothing yet; scenes are drawn when they are read.
 
         Args:
           seed: Decides the scenes, at least 0.
           count: How many scenes, at least 1.
           split: 'train' or 'validation'.
+          repeats: Whether scenes hold several things of one kind.
         """
         if split not in _STREAMS:
             raise ValueError(f"scenes have no split {split!r}; use 'train' or 'validation'")
@@ -61,6 +62,7 @@ class Scenes:
         self._seed = seed
         self._count = count
         self._stream = _STREAMS[split]
+        self._repeats = repeats
         self.num_captions = np.full(count, len(scene_words.TEMPLATES))
         self.categories: tuple[Category, ...] = scene_words.categories()
         self.source_ids = {category.id: category.id for category in self.categories}
@@ -71,6 +73,8 @@ class Scenes:
             'count': count,
             'split': split,
         }
+        if repeats:  # others keep the description, and so the data, that they always had
+            self.description['repeats'] = True
 
     def __len__(self) -> int:
         return self._count
@@ -90,7 +94,7 @@ class Scenes:
         entropy = np.random.SeedSequence(self._seed, spawn_key=(self._stream, int(index)))
         generator = np.random.Generator(np.random.Philox(entropy))
         # Layout, captions and painting draw from one generator, in this order.
-        layout, footprints, order = visible_layout(generator)
+        layout, footprints, order = visible_layout(generator, repeats=self._repeats)
         category, instance = draw_maps(layout, order)
         things = [(thing.category, thing.colour) for thing in layout.things]
         captions = scene_words.describe(things, layout.above, layout.below, generator)

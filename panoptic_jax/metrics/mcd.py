@@ -192,6 +192,23 @@ def same_caption_floor(
     return distances / pairs
 
 
+def normalised(value: float, *, chance: float, floor: float | None) -> float | None:
+    """An MCD on the scale from 0, what the caption leaves open, to 1, unrelated images.
+
+    Args:
+      value: The MCD.
+      chance: From `chance`.
+      floor: From `same_caption_floor`; where no caption is shared, 0 stands for equal areas.
+
+    Returns:
+      It may be below 0 or above 1; None where chance is no worse than the floor.
+    """
+    floor = floor or 0.0
+    if chance <= floor:
+        return None
+    return (value - floor) / (chance - floor)
+
+
 def _sum_over_pairs(rows: np.ndarray) -> float:
     """Sum of the L1 distance over all unordered pairs of rows, without forming the pairs.
 

@@ -23,6 +23,7 @@ class SourceSettings:
     train_images: int
     validation_images: int
     scene_seed: int
+    repeats: bool = False
 
 
 def open_sources(settings: SourceSettings) -> dict[str, Any]:
@@ -100,9 +101,10 @@ def _scenes(settings: SourceSettings) -> dict[str, Any]:
             f'data.train_images is {settings.train_images}; with data.source scenes it must be at '
             'least 1: the number of scenes to draw.'
         )
-    sources = {'train': scenes.Scenes(settings.scene_seed, settings.train_images, 'train')}
+    counts = {'train': settings.train_images}
     if settings.validation_images:
-        sources['validation'] = scenes.Scenes(
-            settings.scene_seed, settings.validation_images, 'validation'
-        )
-    return sources
+        counts['validation'] = settings.validation_images
+    return {
+        split: scenes.Scenes(settings.scene_seed, count, split, repeats=settings.repeats)
+        for split, count in counts.items()
+    }

@@ -8,7 +8,7 @@ import pytest
 
 from panoptic_jax.data import loader
 from panoptic_jax.data.requests import of_prompts, of_split
-from panoptic_jax.programs.sampler import pair_keys, request_keys
+from panoptic_jax.programs.keys import pair_keys, request_keys
 
 
 def asked(prompt='', path='', count=0, given_map=False):

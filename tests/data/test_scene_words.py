@@ -12,6 +12,9 @@ def random_contents(generator):
     shapes = generator.permutation(list(scene_words.THINGS))[:count].tolist()
     colours = generator.permutation(list(scene_words.THING_COLOURS))[:count].tolist()
     things = list(zip(shapes, colours, strict=True))
+    # Scenes with repeats have up to three things of one shape and colour.
+    if count <= 2 and generator.random() < 0.5:
+        things += [things[0]] * int(generator.integers(1, 3))
     above = int(generator.choice(list(scene_words.ABOVE)))
     below = int(generator.choice(list(scene_words.BELOW)))
     return things, above, below
@@ -49,6 +52,9 @@ def test_captions_are_short_and_use_the_whole_vocabulary():
         ('a red dog over grass against a wall', "the word 'dog'"),
         ('a circle over grass against a wall', 'names 0 things'),
         ('a red circle and a star over grass against a wall', 'names 1 things'),
+        ('two red circle over grass against a wall', 'names 0 things'),
+        ('a red circles over grass against a wall', 'names 0 things'),
+        ('two blue stars and two over grass against a wall', 'names 2 things'),
         ('a red circle over grass', '0 kinds of stuff above and 1 below'),
         ('a red circle over grass and snow against a wall', '1 kinds of stuff above and 2 below'),
     ],

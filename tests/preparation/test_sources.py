@@ -89,6 +89,15 @@ def test_the_pooling_of_maps_reaches_the_captions(coco):
     assert made[False] != made[True]
 
 
+def test_scenes_have_repeats_where_the_settings_ask_for_them(tmp_path):
+    own = dataclasses.replace(source_settings('scenes', tmp_path), train_images=3, repeats=False)
+    found = {}
+    for repeats in (False, True):
+        sources = open_sources(dataclasses.replace(own, repeats=repeats, validation_images=2))
+        found[repeats] = [source.description.get('repeats', False) for source in sources.values()]
+    assert found == {False: [False, False], True: [True, True]}
+
+
 def test_both_splits_must_number_categories_alike(tmp_path):
     for split in COUNTS:
         contents = coco_folders.write(tmp_path, split)
