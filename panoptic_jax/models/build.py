@@ -1,7 +1,7 @@
 """From a model's name and sizes to a linen module, its first parameters and its arithmetic cost.
 
 The settings come from `programs/description.py`; the networks are in `models/uvit.py`,
-`models/one_stream.py` and `models/two_stream.py`.
+`models/one_stream.py`, `models/two_stream.py` and `models/joint.py`.
 """
 
 import math
@@ -14,16 +14,17 @@ import jax.numpy as jnp
 
 from panoptic_jax.models import two_stream
 from panoptic_jax.models.forms import PLAIN, Forms
+from panoptic_jax.models.joint import Joint
 from panoptic_jax.models.one_stream import OneStream
 from panoptic_jax.models.uvit import UViT
 
-_WITH_MAP = {'one_stream': OneStream, 'two_stream': two_stream.TwoStream}
-NAMES = ('uvit', *_WITH_MAP)
+_OF_STREAMS = {'one_stream': OneStream, 'two_stream': two_stream.TwoStream}
+NAMES = ('uvit', *_OF_STREAMS, 'joint')
 
 
 def has_map(name: str) -> bool:
     """Whether a model of this name reads a map; the plain U-ViT does not."""
-    return name in _WITH_MAP
+    return name != 'uvit'
 
 
 def build(
@@ -39,7 +40,9 @@ def build(
     patch_factor: int = 2,
     given_map: bool = False,
     zero_map_input: bool = False,
-    map_prediction: str = 'data',
+    map_bounded: bool = True,
+    join: str = 'tokens',
+    separate_times: bool = False,
     zero_conv_bias: bool = False,
     dtype: Any = jnp.float32,
     forms: Forms = PLAIN,
@@ -47,26 +50,41 @@ def build(
     """A network `apply({'params': params}, x_t, m_t, text, t) -> Prediction(image, map)`.
 
     Args:
-      name: 'uvit', 'one_stream' or 'two_stream'.
+      name: 'uvit', 'one_stream', 'two_stream' or 'joint'.
       latent_shape: (h, w, c) of the image latents.
       text_tokens: L, tokens per caption.
       map_channels: Channels of a map.
       hidden_size: Channels per token; see `uvit.SIZES` for the published sizes.
-      depth: Even number of blocks besides the middle one.
+      depth: Even number of blocks besides the middle one; 'joint' has no middle one.
       num_heads: Attention heads; their number must divide `hidden_size`.
       patch_size: Latent pixels per image token, along each side.
       patch_factor: Map pixels per latent pixel, along each side.
       given_map: The map is a condition, not an output.
       zero_map_input: The network sees zeros for the map.
-      map_prediction: 'data', the clean map within (-1, 1), or its 'noise', unbounded.
+      map_bounded: Predicted maps are within (-1, 1), as clean ones are; noise has no bounds.
+      join: 'tokens': image and map have tokens of their own; 'channels': the two patches of a place
+        share one (one_stream; 'joint' is built so).
+      separate_times: The map has a time of its own, and t is (B, 2).
       zero_conv_bias: Zero-convs of a two-stream model have a bias, as the authors' weights do.
       dtype: Type of the computation; parameters are float32.
       forms: Forms of the heaviest parts, see `forms.for_mesh`.
 
     Returns:
-      A module whose parameters are {'image': ..., 'map': ...}, for 'uvit' {'image': ...}.
+      A module whose parameters are {'image': ..., 'map': ...}, for 'uvit' {'image': ...}; 'joint'
+      has a tree of its own.
     """
     blocks = {'hidden_size': hidden_size, 'num_heads': num_heads, 'dtype': dtype, 'forms': forms}
+    if name == 'joint':
+        return Joint(
+            latent_channels=latent_shape[-1],
+            map_channels=map_channels,
+            patch_size=patch_size,
+            patch_factor=patch_factor,
+            depth=depth,
+            map_bounded=map_bounded,
+            separate_times=separate_times,
+            **blocks,
+        )
     image_stream = blocks | {
         'latent_shape': tuple(latent_shape),
         'patch_size': patch_size,
@@ -79,13 +97,15 @@ def build(
         'num_tokens': math.prod(latent_shape[:2]) // patch_size**2,
         'patch': patch_size * patch_factor,
         'predicts': not given_map,
-        'bounded': map_prediction == 'data',  # noise has no bounds
+        'bounded': map_bounded,
+        'has_positions': join == 'tokens',
+        'has_time': separate_times,
         'zero_conv_bias': zero_conv_bias,
         'num_blocks': depth + 1 if name == 'two_stream' else 0,
     }
-    if not has_map(name):
+    if name == 'uvit':
         return UViT(image_stream)
-    return _WITH_MAP[name](image_stream, map_stream, given_map, zero_map_input)
+    return _OF_STREAMS[name](image_stream, map_stream, given_map, zero_map_input)
 
 
 def example_inputs(
@@ -94,6 +114,7 @@ def example_inputs(
     patch_factor: int,
     text_shape: tuple[int, int],
     map_channels: int,
+    separate_times: bool = False,
     batch_size: int = 1,
 ) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Abstract inputs of a network.
@@ -103,10 +124,12 @@ def example_inputs(
       patch_factor: k, map pixels per latent pixel, along each side.
       text_shape: (L, D): tokens per caption, features per token.
       map_channels: Channels of a map.
+      separate_times: Whether the map has a time of its own.
       batch_size: B.
 
     Returns:
-      x_t (B, h, w, c), m_t (B, kh, kw, map_channels) and text (B, L, D) float32, t (B,) int32.
+      x_t (B, h, w, c), m_t (B, kh, kw, map_channels) and text (B, L, D) float32; t int32, (B,) or
+      with separate times (B, 2).
     """
     height, width, _ = latent_shape
     map_shape = height * patch_factor, width * patch_factor, map_channels
@@ -114,7 +137,7 @@ def example_inputs(
         jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
         for shape in (latent_shape, map_shape, text_shape)
     ]
-    t = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    t = jax.ShapeDtypeStruct((batch_size, 2) if separate_times else (batch_size,), jnp.int32)
     return *arrays, t
 
 

@@ -2,8 +2,8 @@
 
     python -m panoptic_jax.models.costs
 
-Parameters, arithmetic and memory of a joint model against two models in sequence: a U-ViT for the
-image, then a model of the same blocks that reads caption and finished image and draws the map.
+Parameters, arithmetic and memory of a model of pairs against two models in sequence: a U-ViT for
+the image, then a model of the same blocks that reads caption and finished image and draws the map.
 """
 
 from typing import NamedTuple
@@ -18,6 +18,15 @@ EVALUATIONS = 50  # of the network for a sample, each twice for guidance
 _LATENT_SHAPE = 32, 32, 4
 _TEXT_SHAPE = 77, 768
 _MIB = 2**20
+_OWN_TIMES = {'separate_times': True}
+# The paper's networks, and those of a token for each place, with times as they are trained.
+_NETWORKS = {
+    'U-ViT (no map)': ('uvit', {}),
+    'one-stream': ('one_stream', {}),
+    'two-stream': ('two_stream', {}),
+    'one-stream, join=channels': ('one_stream', {'join': 'channels'} | _OWN_TIMES),
+    'joint': ('joint', _OWN_TIMES),
+}
 
 
 class Costs(NamedTuple):
@@ -37,21 +46,25 @@ class Costs(NamedTuple):
     activation_bytes: int
 
 
-def costs_of(name: str, patch_factor: int, **sizes: int) -> Costs:
-    """The costs of a model by the name and sizes of `build.build`, for maps of bits."""
+def costs_of(
+    name: str, patch_factor: int, *, separate_times: bool = False, **settings: int | str
+) -> Costs:
+    """The costs of a model by the name and settings of `build.build`, for maps of bits."""
     model = build.build(
         name,
         latent_shape=_LATENT_SHAPE,
         text_tokens=_TEXT_SHAPE[0],
         map_channels=NUM_BITS,
         patch_factor=patch_factor,
-        **sizes,
+        separate_times=separate_times,
+        **settings,
     )
     inputs = build.example_inputs(
         latent_shape=_LATENT_SHAPE,
         patch_factor=patch_factor,
         text_shape=_TEXT_SHAPE,
         map_channels=NUM_BITS,
+        separate_times=separate_times,
     )
     params = build.abstract_parameters(model, inputs)
     evaluate = jax.jit(lambda params, *arrays: model.apply({'params': params}, *arrays))
@@ -82,17 +95,17 @@ def cost_table(size: str = 'S', patch_factor: int = 2) -> str:
       size: A name of `uvit.SIZES`.
       patch_factor: Map pixels per latent pixel, along each side.
     """
-    costs = {name: costs_of(name, patch_factor, **uvit.SIZES[size]) for name in build.NAMES}
+    costs = {
+        row: costs_of(name, patch_factor, **settings, **uvit.SIZES[size])
+        for row, (name, settings) in _NETWORKS.items()
+    }
     # The second of two models in sequence has the tokens and blocks of a one-stream model.
-    sequence = in_sequence(costs['uvit'], costs['one_stream'])
+    costs['two models in sequence'] = in_sequence(costs['U-ViT (no map)'], costs['one-stream'])
     rows = [
         f'| size {size}, patch factor {patch_factor} | parameters | GFLOP an evaluation | '
         'TFLOP a sample | weights, MiB | activations, MiB |',
         '|---|---|---|---|---|---|',
-        _row('U-ViT (no map)', costs['uvit']),
-        _row('one-stream', costs['one_stream']),
-        _row('two-stream', costs['two_stream']),
-        _row('two models in sequence', sequence),
+        *(_row(name, of_network) for name, of_network in costs.items()),
     ]
     return '\n'.join(rows)
 

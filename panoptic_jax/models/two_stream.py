@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from panoptic_jax.models.one_stream import MapStream
+from panoptic_jax.models.one_stream import MapStream, split_times
 from panoptic_jax.models.uvit import ImageStream, Prediction
 
 
@@ -41,8 +41,12 @@ class TwoStream(nn.Module):
         if self.zero_map_input:
             m_t = jnp.zeros_like(m_t)
         image, map_ = self.image, self.map
-        x = image.embed(x_t, text, t)  # (B, 1 + L + N, hidden_size): time, text, image
+        image_time, map_time = split_times(t, map_.has_time)
+        x = image.embed(x_t, text, image_time)  # (B, 1 + L + N, hidden_size): time, text, image
         m = map_.embed(m_t)  # (B, N, hidden_size)
+        # The map's own time is one more token of its stream, so that the image stream stays whole.
+        if map_.has_time:
+            m = jnp.concatenate([m, map_.embed_time(map_time)], axis=1)
         middle = image.depth // 2
         skips = []
         for level in range(image.depth + 1):
@@ -55,6 +59,7 @@ class TwoStream(nn.Module):
             if level < middle:
                 skips.append((x, z))
         image_tokens = image.norm(x)[:, 1 + text.shape[1] :]
+        m = m[:, : map_.num_tokens]
         if self.given_map:
             image_tokens = image_tokens + m
         return Prediction(image=image.to_image(image_tokens), map=map_.to_map(m))

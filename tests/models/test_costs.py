@@ -28,8 +28,12 @@ def test_costs_are_the_models_own():
 def test_table_has_the_published_counts():
     lines = costs.cost_table().splitlines()
     counts = [re.search(r'\| ([\d.]+) M', line)[1] for line in lines[2:]]
-    assert counts == ['44.7', '45.0', '92.5', '89.6']
+    assert counts == ['44.7', '45.0', '92.5', '44.8', '70.5', '89.6']
     assert len({line.count('|') for line in lines}) == 1
+    _, one_stream, _, channels, joint, _ = [float(line.split('|')[3]) for line in lines[2:]]
+    # One token for the two patches of a place; training costs three times an evaluation.
+    assert channels < 0.6 * one_stream
+    assert joint < 0.5 * one_stream
     # The last column, scratch memory, depends on the compiler.
     readme = (ROOT / 'README.md').read_text()
     for line in lines:

@@ -12,9 +12,10 @@ from flax.traverse_util import flatten_dict
 
 from panoptic_jax.diffusion.bits import NUM_BITS
 from panoptic_jax.models import build, two_stream, uvit
-from panoptic_jax.programs import state
+from panoptic_jax.programs import optimizers, state
 
 LATENT, TEXT = (8, 8, 3), (5, 12)
+CHANNELS = {'join': 'channels', 'separate_times': True}
 TINY = {
     'latent_shape': LATENT,
     'text_tokens': 5,
@@ -28,19 +29,22 @@ TINY = {
 @functools.cache
 def tiny(name, patch_factor=2, **options):
     """(model, params, inputs): every parameter random, so that none can hide by being zero."""
+    separate_times = options.get('separate_times', False)
     model = build.build(name, patch_factor=patch_factor, **TINY, **options)
     abstract = build.example_inputs(
         latent_shape=LATENT,
         patch_factor=patch_factor,
         text_shape=TEXT,
         map_channels=NUM_BITS,
+        separate_times=separate_times,
         batch_size=2,
     )
     shapes = build.abstract_parameters(model, abstract)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.2, a.shape), a.dtype), shapes)
     x, m, text, _ = (jnp.asarray(rng.normal(size=a.shape), a.dtype) for a in abstract)
-    return model, params, (x, m, text, jnp.array([3, 900]))
+    t = jnp.array([3, 900])
+    return model, params, (x, m, text, jnp.stack([t, t[::-1]], 1) if separate_times else t)
 
 
 @functools.cache
@@ -65,12 +69,31 @@ SIZE_S['two_stream'] = (92_375_308, 92_473_708, 92_867_308)
     + [(name, 'S', k, n) for name in SIZE_S for k, n in zip((1, 2, 4), SIZE_S[name], strict=True)],
 )
 def test_published_parameter_counts(name, size, patch_factor, expected):
+    assert parameter_count(name, size, patch_factor) == expected
+
+
+@pytest.mark.parametrize(
+    ('name', 'settings', 'more'),
+    [
+        # Positions of the map's 256 tokens go; a token of the map's time has one position.
+        ('one_stream', {'join': 'channels'}, -256 * 512),
+        ('one_stream', {'join': 'channels', 'separate_times': True}, -255 * 512),
+        ('one_stream', {'separate_times': True}, 512),
+        ('two_stream', {'separate_times': True}, 512),
+    ],
+)
+def test_parameters_beyond_the_paper(name, settings, more):
+    assert parameter_count(name, 'S', 2, **settings) == SIZE_S[name][1] + more
+
+
+def parameter_count(name, size, patch_factor, **settings):
     model = build.build(
         name,
         latent_shape=(32, 32, 4),
         text_tokens=77,
         map_channels=NUM_BITS,
         patch_factor=patch_factor,
+        **settings,
         **uvit.SIZES[size],
     )
     inputs = build.example_inputs(
@@ -78,9 +101,10 @@ def test_published_parameter_counts(name, size, patch_factor, expected):
         patch_factor=patch_factor,
         text_shape=(77, 768),
         map_channels=NUM_BITS,
+        separate_times=settings.get('separate_times', False),
     )
     shapes = build.abstract_parameters(model, inputs)
-    assert sum(math.prod(a.shape) for a in jax.tree.leaves(shapes)) == expected
+    return sum(math.prod(a.shape) for a in jax.tree.leaves(shapes))
 
 
 def test_two_streams_start_as_the_pretrained_image_model():
@@ -110,7 +134,7 @@ def test_map_blocks_start_as_copies_of_the_image_blocks():
 
 def test_one_optimiser_step_leaves_frozen_parameters_alone():
     model, params, inputs = at_start('two_stream')
-    optimizer = state.make_optimizer(lambda step: 1e-2, weight_decay=0.5, betas=(0.9, 0.9))
+    optimizer = optimizers.make('adamw', lambda step: 1e-2, weight_decay=0.5, betas=(0.9, 0.9))
     is_frozen = build.frozen_rule('two_stream')
     before = jax.jit(lambda params: state.create(params, is_frozen, optimizer))(params)
 
@@ -246,12 +270,20 @@ def test_bfloat16_computes_nearly_the_same(name):
         assert 1e-5 < error < 0.03
 
 
-@pytest.mark.parametrize('given_map', [False, True])
-@pytest.mark.parametrize('name', ['uvit', 'one_stream', 'two_stream'])
-def test_every_parameter_is_alive(name, given_map):
-    if name == 'uvit' and given_map:
-        return
-    model, params, inputs = tiny(name, **({'given_map': True} if given_map else {}))
+@pytest.mark.parametrize(
+    ('name', 'settings'),
+    [
+        ('uvit', {}),
+        ('one_stream', {}),
+        ('two_stream', {}),
+        ('one_stream', {'given_map': True}),
+        ('two_stream', {'given_map': True}),
+        ('one_stream', CHANNELS),
+        ('two_stream', {'separate_times': True}),
+    ],
+)
+def test_every_parameter_is_alive(name, settings):
+    model, params, inputs = tiny(name, **settings)
 
     @jax.jit
     @jax.grad
@@ -267,9 +299,57 @@ def test_every_parameter_is_alive(name, given_map):
 def test_predicted_noise_of_the_map_is_not_bounded():
     model, params, inputs = tiny('one_stream')
     bounded = apply(model, params, inputs).map
-    free = apply(tiny('one_stream', map_prediction='noise')[0], params, inputs).map
+    free = apply(tiny('one_stream', map_bounded=False)[0], params, inputs).map
     np.testing.assert_allclose(np.tanh(free), bounded, atol=1e-5)
     assert np.abs(free).max() > 1
+
+
+@pytest.mark.parametrize('column', [0, 1])
+@pytest.mark.parametrize(
+    ('name', 'settings'),
+    [
+        ('one_stream', {'separate_times': True}),
+        ('one_stream', CHANNELS),
+        ('two_stream', {'separate_times': True}),
+    ],
+)
+def test_each_output_depends_on_each_time(name, settings, column):
+    model, params, (*arrays, t) = tiny(name, **settings)
+    first = apply(model, params, (*arrays, t))
+    second = apply(model, params, (*arrays, t.at[0, column].add(40)))
+    for before, after in zip(first, second, strict=True):
+        assert np.abs(before - after)[0].max() > 1e-3
+        np.testing.assert_array_equal(before[1], after[1])
+
+
+@pytest.mark.parametrize('settings', [{'join': 'channels'}, CHANNELS])
+def test_patches_of_a_place_share_a_token(settings):
+    """Without attention, a map patch reaches the image of its own place alone, and its map."""
+    model, params, (x, m, text, t) = tiny('one_stream', **settings)
+    silent = jax.tree_util.tree_map_with_path(
+        lambda path, a: a * 0 if re.search('proj|fc2', str(path)) else a, params
+    )
+    changed = m.at[:, 4:8, 8:12].multiply(-1)  # the patch of the token in row 1, column 2
+    first, second = (apply(model, silent, (x, maps, text, t)) for maps in (m, changed))
+    image = np.abs(first.image - second.image).max(axis=(0, 3)) > 1e-6
+    map_ = np.abs(first.map - second.map).max(axis=(0, 3)) > 1e-6
+    # A token is 2 x 2 latent and 4 x 4 map pixels; the convolution reaches one further.
+    assert image[1:5, 3:7].all()
+    assert image.sum() == 4 * 4
+    assert map_[3:9, 7:13].all()
+    assert map_.sum() == 6 * 6
+
+
+# Of version 0.3.0.
+FIRST_SUMS = {'uvit': 930.636055, 'one_stream': 1194.377607, 'two_stream': 2008.111604}
+
+
+def test_first_values_are_those_of_before():
+    """The sum of the sizes of all parameters that one key draws."""
+    for name, expected in FIRST_SUMS.items():
+        _, params, _ = at_start(name)
+        found = sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(params))
+        assert found == pytest.approx(expected, rel=1e-6), name
 
 
 def test_zero_convs_have_a_bias_on_request():

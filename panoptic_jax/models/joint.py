@@ -1,0 +1,167 @@
+"""The joint network, beyond the paper: image and map of a place share one token throughout.
+
+Latents and map bits meet at the latents' resolution and go through convolutions down to one token a
+place, through transformer blocks that read the caption's words, and up again, with skips past the
+blocks. Its blocks are in `models/joint_blocks.py`.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from panoptic_jax.models.forms import PLAIN, Forms
+from panoptic_jax.models.joint_blocks import ConvBlock, Modulation, PlaceBlock, plain_norm
+from panoptic_jax.models.layers import Dense
+from panoptic_jax.models.one_stream import split_times
+from panoptic_jax.models.uvit import Prediction, normal_init, time_embedding
+
+_TIME_SIZE = 128  # channels of a time's sinusoid
+
+
+class Joint(nn.Module):
+    """The network; its sizes are those of `uvit.SIZES`.
+
+    Attributes:
+      latent_channels: c, channels of the image latents.
+      map_channels: Channels of a map.
+      patch_size: Latent pixels per place, along each side: a power of two, 2 at least.
+      patch_factor: Map pixels per latent pixel, along each side.
+      hidden_size: Channels of a place; each level of convolutions above has half of the channels.
+      depth: Transformer blocks.
+      num_heads: Attention heads; 4 times their number must divide `hidden_size`.
+      map_bounded: Whether the predicted map passes a tanh.
+      separate_times: Whether the map has a time of its own.
+      dtype: Type of the computation; parameters are float32.
+      forms: Forms of the heaviest parts, see `forms.for_mesh`.
+    """
+
+    latent_channels: int
+    map_channels: int
+    patch_size: int
+    patch_factor: int
+    hidden_size: int
+    depth: int
+    num_heads: int
+    map_bounded: bool = True
+    separate_times: bool = False
+    dtype: Any = jnp.float32
+    forms: Forms = PLAIN
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of the levels of convolutions, from the latents' resolution down."""
+        levels = self.patch_size.bit_length() - 1
+        return [self.hidden_size >> level for level in range(levels, 0, -1)]
+
+    @property
+    def _block_level(self) -> int:
+        # The lowest level, of 2 x 2 pixels a place: a block of convolutions above it takes as long
+        # as the transformer does, and gave nothing within the quickstart's minutes.
+        return len(self.widths) - 1
+
+    @nn.compact
+    def __call__(self, x_t: jax.Array, m_t: jax.Array, text: jax.Array, t: jax.Array) -> Prediction:
+        """Predicts what each stream's settings ask for; the arguments are those of `OneStream`."""
+        words = Words(self.hidden_size, self.dtype, self.forms, name='words')(text)  # (B, L, C)
+        condition = self._condition(words, t)  # (B, C)
+        at_latents = space_to_depth(m_t, self.patch_factor)  # (B, h, w, k * k * map_channels)
+        pixels = jnp.concatenate([x_t, at_latents], axis=-1)
+        pixels = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype, name='stem')(pixels)
+        skips = []
+        for level, width in enumerate([*self.widths[1:], self.hidden_size]):
+            if level == self._block_level:
+                pixels = ConvBlock(self.dtype, name='in')(pixels, condition)
+            skips.append(pixels)
+            pixels = self._dense(width, f'down_{level}')(space_to_depth(pixels, 2))
+        pixels = self._trunk(pixels, words, condition)
+        for level in reversed(range(len(self.widths))):
+            width = self.widths[level]
+            pixels = depth_to_space(self._dense(4 * width, f'up_{level}')(pixels), 2)
+            skip = plain_norm(self.dtype)(skips[level])
+            pixels = pixels + self._dense(width, f'skip_{level}')(skip)
+            if level == self._block_level:
+                pixels = ConvBlock(self.dtype, name='out')(pixels, condition)
+        return self._predictions(pixels, condition)
+
+    def _dense(self, features, name, **options):
+        product = self.forms.product
+        return Dense(features, dtype=self.dtype, product=product, name=name, **options)
+
+    def _condition(self, words, t):
+        """What acts on all places alike, (B, C) float32: both times and the caption's mean."""
+        image_time, map_time = split_times(t, self.separate_times)
+        map_time = image_time if map_time is None else map_time
+        sinusoids = [time_embedding(time, _TIME_SIZE) for time in (image_time, map_time)]
+        caption = words.astype(jnp.float32).mean(axis=1)  # (B, C)
+        mixed = Dense(self.hidden_size, name='condition_in')(*sinusoids, caption)
+        return nn.silu(Dense(self.hidden_size, name='condition_out')(nn.silu(mixed)))
+
+    def _trunk(self, grid, words, condition):
+        """(B, side, side, C) -> (B, side, side, C), normalised."""
+        batch, side, _, size = grid.shape
+        places = grid.reshape(batch, side * side, size)
+        for level in range(self.depth):
+            block = PlaceBlock(side, self.num_heads, self.dtype, self.forms, name=f'blocks_{level}')
+            places = block(places, words, condition)
+        return plain_norm(self.dtype)(places).reshape(grid.shape)
+
+    def _predictions(self, pixels, condition):
+        """(B, h, w, width) -> (B, h, w, c) and (B, kh, kw, map_channels), float32."""
+        modulation = Modulation(2, pixels.shape[-1], self.dtype, name='modulation')(condition)
+        scale, shift = (vector[:, None] for vector in modulation)  # (B, 1, 1, width)
+        pixels = plain_norm(self.dtype)(pixels) * (1 + scale) + shift
+        map_values = self.patch_factor**2 * self.map_channels
+        zero = {'kernel_init': nn.initializers.zeros}
+        # Zeros are the best first guess of centred data, and the loss starts at their variance.
+        image = self._dense(self.latent_channels, 'image_head', **zero)(pixels)
+        map_ = self._dense(map_values, 'map_head', **zero)(pixels).astype(jnp.float32)
+        map_ = depth_to_space(map_, self.patch_factor)  # (B, kh, kw, map_channels)
+        image = image.astype(jnp.float32)
+        return Prediction(image=image, map=jnp.tanh(map_) if self.map_bounded else map_)
+
+
+class Words(nn.Module):
+    """The caption's tokens, each with what it reads of its two neighbours: whose colour it names.
+
+    Attributes:
+      size: Channels of a word.
+      dtype: Type of the computation; parameters are float32.
+      forms: Forms of the heaviest parts, see `forms.for_mesh`.
+    """
+
+    size: int
+    dtype: Any = jnp.float32
+    forms: Forms = PLAIN
+
+    @nn.compact
+    def __call__(self, text: jax.Array) -> jax.Array:
+        """(B, L, D) text features -> (B, L, size), normalised."""
+
+        def dense(features, name):
+            return Dense(features, dtype=self.dtype, product=self.forms.product, name=name)
+
+        positions = self.param('positions', normal_init, (text.shape[1], self.size), jnp.float32)
+        words = dense(self.size, 'embed')(text) + positions.astype(self.dtype)
+        padded = jnp.pad(words, ((0, 0), (1, 1), (0, 0)))
+        before, after = padded[:, :-2], padded[:, 2:]
+        hidden = nn.silu(dense(2 * self.size, 'mix_in')(before, words, after))
+        words = words + dense(self.size, 'mix_out')(hidden)
+        return plain_norm(self.dtype)(words)
+
+
+def space_to_depth(image: jax.Array, factor: int) -> jax.Array:
+    """(B, h, w, c) -> (B, h / factor, w / factor, factor * factor * c), in the order of patches."""
+    batch, height, width, channels = image.shape
+    grid = image.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    grid = grid.transpose(0, 1, 3, 2, 4, 5)
+    return grid.reshape(batch, height // factor, width // factor, factor**2 * channels)
+
+
+def depth_to_space(image: jax.Array, factor: int) -> jax.Array:
+    """Inverse of `space_to_depth`."""
+    batch, height, width, channels = image.shape
+    grid = image.reshape(batch, height, width, factor, factor, channels // factor**2)
+    grid = grid.transpose(0, 1, 3, 2, 4, 5)
+    return grid.reshape(batch, height * factor, width * factor, channels // factor**2)

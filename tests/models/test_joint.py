@@ -1,0 +1,235 @@
+"""The joint network: rotary positions, its start, what its outputs depend on, forms and sizes."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+
+from panoptic_jax.machine import sharding
+from panoptic_jax.models import build, forms, joint, joint_blocks, uvit
+
+LATENT, TEXT, MAP_CHANNELS = (8, 8, 3), (5, 12), 8
+SIZES = {'hidden_size': 32, 'depth': 1, 'num_heads': 2}
+
+
+def model_of(batch_size=2, latent=LATENT, text=TEXT, **options):
+    """(model, abstract inputs) with a time for each stream."""
+    options = {'separate_times': True, 'map_channels': MAP_CHANNELS} | SIZES | options
+    model = build.build('joint', latent_shape=latent, text_tokens=text[0], **options)
+    abstract = build.example_inputs(
+        latent_shape=latent,
+        patch_factor=options.get('patch_factor', 2),
+        text_shape=text,
+        map_channels=options['map_channels'],
+        separate_times=options['separate_times'],
+        batch_size=batch_size,
+    )
+    return model, abstract
+
+
+def random_arrays(shapes, seed=0, std=0.2):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda a: jnp.asarray(rng.normal(0, std, a.shape), jnp.float32), shapes)
+
+
+@functools.cache
+def tiny(**options):
+    """(model, random parameters, inputs)."""
+    model, abstract = model_of(**options)
+    params = random_arrays(build.abstract_parameters(model, abstract))
+    *arrays, t = random_arrays(abstract, seed=1, std=1.0)
+    times = np.random.default_rng(2).uniform(0, 1000, t.shape)
+    return model, params, (*arrays, jnp.asarray(times, jnp.float32))
+
+
+def apply(model, params, inputs):
+    return jax.jit(model.apply)({'params': params}, *inputs)
+
+
+def test_scores_of_turned_arrays_depend_on_relative_places_only():
+    side, head_size = 6, 16
+    angles = joint_blocks.rotary_angles(side, head_size)
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, head_size)).astype(np.float32)
+
+    def at_all_places(vector):
+        heads = jnp.broadcast_to(vector, (1, side * side, 1, head_size))
+        return joint_blocks.rotate(heads, angles)[0, :, 0]
+
+    scores = at_all_places(query) @ at_all_places(key).T
+    scores = scores.reshape(side, side, side, side)  # row and column of a query, then of a key
+    np.testing.assert_allclose(scores[1:, 2:, 1:, 2:], scores[:-1, :-2, :-1, :-2], atol=1e-4)
+    # Closed form: pairs (i, i + D / 2) are complex numbers, turned by the difference of angles.
+    half = head_size // 2
+    pairs = (query[:half] + 1j * query[half:]) * np.conj(key[:half] + 1j * key[half:])
+    turns = np.exp(1j * (angles[8] - angles[27]))
+    expected = (pairs * turns).real.sum()
+    np.testing.assert_allclose(scores[1, 2, 4, 3], expected, atol=1e-4)
+    assert np.std(scores[0, 0]) > 0.1
+    assert np.abs(scores - scores.transpose(1, 0, 3, 2)).max() > 0.1  # rows are not columns
+
+
+def test_angles_span_the_picture_whatever_its_places():
+    few, many = joint_blocks.rotary_angles(4, 8), joint_blocks.rotary_angles(16, 8)
+    np.testing.assert_allclose(many.reshape(16, 16, 4)[::4, ::4].reshape(16, 4), few, rtol=1e-6)
+
+
+def test_blocks_are_the_identity_at_the_start():
+    places, words = random_arrays([jnp.zeros((2, 16, 32)), jnp.zeros((2, 5, 32))], std=1.0)
+    condition = random_arrays(jnp.zeros((2, 32)), seed=1, std=1.0)
+    block = joint_blocks.PlaceBlock(side=4, num_heads=2)
+    key = jax.random.key(0)
+    found, _ = jax.jit(block.init_with_output)(key, places, words, condition)
+    np.testing.assert_array_equal(found, places)
+    grid = places.reshape(2, 4, 4, 32)
+    found, _ = jax.jit(joint_blocks.ConvBlock().init_with_output)(key, grid, condition)
+    np.testing.assert_array_equal(found, grid)
+
+
+def test_every_parameter_moves_within_three_steps_of_the_start():
+    """The heads move first, then the gates, then what is behind the gates."""
+    model, _, inputs = tiny()
+    first = jax.jit(lambda key: build.first_parameters(model, key, inputs))(jax.random.key(1))
+    prediction = apply(model, first, inputs)
+    assert not np.any(prediction.image)
+    assert not np.any(prediction.map)
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, opt_state):
+        def loss(params):
+            image, map_ = model.apply({'params': params}, *inputs)
+            return jnp.mean((image - inputs[0]) ** 2) + jnp.mean((map_ - inputs[1]) ** 2)
+
+        updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
+        return optax.apply_updates(params, updates), opt_state
+
+    params, opt_state = first, optimizer.init(first)
+    still = []
+    for _ in range(3):
+        params, opt_state = step(params, opt_state)
+        before, after = flatten_dict(first, sep='/'), flatten_dict(params, sep='/')
+        still.append({name for name in before if np.array_equal(before[name], after[name])})
+    assert 'image_head/kernel' not in still[0]
+    assert 'blocks_0/qkv/kernel' in still[1]
+    assert still[2] == set()
+
+
+@pytest.mark.parametrize('column', [0, 1])
+def test_each_output_depends_on_each_time(column):
+    model, params, (*arrays, t) = tiny()
+    first = apply(model, params, (*arrays, t))
+    second = apply(model, params, (*arrays, t.at[0, column].add(300.0)))
+    for before, after in zip(first, second, strict=True):
+        assert np.abs(before - after)[0].max() > 1e-3
+        np.testing.assert_array_equal(before[1], after[1])
+
+
+def test_one_time_is_the_same_as_two_equal_ones():
+    model, params, (*arrays, t) = tiny()
+    one_time, _ = model_of(separate_times=False)
+    expected = apply(model, params, (*arrays, t[:, [0, 0]]))
+    found = apply(one_time, params, (*arrays, t[:, 0]))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize('stream', [0, 1])
+def test_each_output_depends_on_each_input_of_its_own_example(stream):
+    model, params, inputs = tiny()
+    first = apply(model, params, inputs)
+    changed = list(inputs)
+    changed[stream] = inputs[stream].at[0, 3, 4].multiply(-1)
+    second = apply(model, params, changed)
+    for before, after in zip(first, second, strict=True):
+        assert np.abs(before - after)[0].max() > 1e-3
+        np.testing.assert_array_equal(before[1], after[1])
+
+
+def test_the_order_of_words_counts():
+    model, params, (x, m, text, t) = tiny()
+    first = apply(model, params, (x, m, text, t))
+    second = apply(model, params, (x, m, text[:, [0, 3, 2, 1, 4]], t))
+    assert np.abs(first.map - second.map).max() > 1e-3
+
+
+def test_words_queries_change_nothing_that_places_get():
+    """Words are only read: attention over places and words, but for the words' rows."""
+
+    def queries_keys_values(params, *inputs):
+        seen = []
+
+        def attention(qkv, num_heads):
+            seen.append(qkv)
+            return forms.PLAIN.attention(qkv, num_heads)
+
+        spying = model.clone(forms=forms.PLAIN._replace(attention=attention))
+        spying.apply({'params': params}, *inputs)
+        return seen
+
+    model, params, inputs = tiny()
+    (qkv,) = jax.jit(queries_keys_values)(params, *inputs)
+    assert qkv.shape == (2, 16 + 5, 3 * 32)
+    query, key, _ = np.split(np.asarray(qkv), 3, axis=-1)
+    assert not query[:, 16:].any()
+    keys_size = (key.reshape(2, 21, 2, 16) ** 2).mean(-1)
+    np.testing.assert_allclose(keys_size, 1, rtol=1e-3)  # places' and words', turned or not
+    gain = np.asarray(params['blocks_0']['gain'])[:, 0]
+    queries_size = (query[:, :16].reshape(2, 16, 2, 16) ** 2).mean(-1)
+    np.testing.assert_allclose(queries_size, np.broadcast_to(gain**2, (2, 16, 2)), rtol=1e-3)
+
+
+def test_eight_devices_and_the_kernel_compute_what_one_does():
+    """Also where a TPU's kernel mixes, which is interpreted here."""
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    options = {'batch_size': 8, 'hidden_size': 128}
+    model, params, inputs = tiny(**options)
+    with_kernel, _ = model_of(**options, forms=forms.for_mesh(mesh, platform='tpu'))
+    placed = sharding.put_batch(
+        dict(enumerate(np.asarray(array) for array in inputs)), sharding.of_batch(mesh)
+    )
+    found = apply(with_kernel, params, placed.values())
+    expected = apply(model, params, inputs)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'patch_size': 4, 'patch_factor': 2},
+        {'patch_size': 2, 'patch_factor': 1, 'map_channels': 16, 'map_bounded': False},
+    ],
+)
+def test_shapes_bounds_and_bfloat16(options):
+    model, params, inputs = tiny(**options)
+    exact = apply(model, params, inputs)
+    side = 8 * options['patch_factor']
+    assert exact.image.shape == (2, *LATENT)
+    assert exact.map.shape == (2, side, side, options.get('map_channels', MAP_CHANNELS))
+    assert (np.abs(exact.map).max() <= 1) == options.get('map_bounded', True)
+    rough = apply(model_of(**options, dtype=jnp.bfloat16)[0], params, inputs)
+    for found, expected in zip(rough, exact, strict=True):
+        assert found.dtype == jnp.float32
+        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        assert 1e-5 < error < 0.05
+
+
+def test_space_to_depth_keeps_the_order_of_patches():
+    image = random_arrays(jnp.zeros((2, 8, 8, 3)), std=1.0)
+    places = joint.space_to_depth(image, 4)
+    np.testing.assert_array_equal(places.reshape(2, 4, 48), uvit.patchify(image, 4))
+    np.testing.assert_array_equal(joint.depth_to_space(places, 4), image)
+
+
+@pytest.mark.parametrize(('size', 'expected'), [('S', 70_533_252), ('H', 779_895_268)])
+def test_parameter_counts_of_sizes(size, expected):
+    model, abstract = model_of(latent=(32, 32, 4), text=(77, 768), **uvit.SIZES[size])
+    shapes = build.abstract_parameters(model, abstract)
+    assert sum(math.prod(a.shape) for a in jax.tree.leaves(shapes)) == expected
+    side = uvit.SIZES[size]['hidden_size']
+    assert forms.kernel_takes(16 * 16 + 77, side, uvit.SIZES[size]['num_heads'])
