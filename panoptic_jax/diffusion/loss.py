@@ -1,42 +1,80 @@
 """Algorithm 1: draw a latent, add noise to the pair, score the prediction.
 
 Pure functions of arrays. The network comes in as a callable; its parameters, the optimiser and the
-order of examples are elsewhere (`programs/train_step.py`, `data/loader.py`).
+order of examples are elsewhere (`programs/train_step.py`, `data/loader.py`). What a stream is says
+`diffusion/streams.py`.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from panoptic_jax.diffusion import bits, schedule
+from panoptic_jax.diffusion import bits, codes, schedule, streams, times
 
 Predict = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], tuple]
 
 _LOG_VARIANCE_BOUNDS = -30.0, 20.0  # Stable Diffusion's
+# Purposes of keys that are no part of the paper's five.
+_CODE_KEY = 6
 
 
 class Inputs(NamedTuple):
-    """What Algorithm 1 draws for a batch.
+    """What Algorithm 1 draws for a batch; dictionaries have a key for each stream.
 
     Attributes:
-      latent: (B, h, w, c) x_0.
+      clean: 'image': (B, h, w, c) x_0, and for models with maps 'map': (B, kh, kw, channels) m_0
+        in {-1, +1}.
+      noise: Standard normal, shaped as `clean`.
+      t: (B,) int32 in 1..1000; 0 where the stream is clean.
       text: (B, L, D), empty captions already put in.
-      t: (B,) int32 in 1..1000.
-      noise: Standard normal, shaped as `latent`.
-      map_bits: (B, kh, kw, NUM_BITS) m_0 in {-1, +1}; None for a model without maps.
-      map_noise: The map's noise, already times its std s; shaped as `map_bits`.
-      map_target: What the network should say of the map, where it is not `map_bits`.
     """
 
-    latent: jax.Array
+    clean: dict[str, jax.Array]
+    noise: dict[str, jax.Array]
+    t: dict[str, jax.Array]
     text: jax.Array
-    t: jax.Array
-    noise: jax.Array
-    map_bits: jax.Array | None = None
-    map_noise: jax.Array | None = None
-    map_target: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """How the inputs of a batch are drawn.
+
+    Attributes:
+      scale: Factor that brings the autoencoder's latents to unit size.
+      text_dropout: Probability that the empty caption takes the caption's place (section 3.4.1).
+      void_wins: Whether void won the pooling that the data were prepared with.
+      map_side: Side of the model's map in pixels, a divisor of the stored side; None for a model
+        without maps.
+      given_map: Whether the map is clean and only the image is noisy.
+      shares: Which times a model with own times gets; None for one time of both streams.
+      instance_bits: Channels of the map that say a thing's code; 0 for maps of categories alone.
+    """
+
+    scale: float
+    text_dropout: float
+    void_wins: bool = False
+    map_side: int | None = None
+    given_map: bool = False
+    shares: times.Shares | None = None
+    instance_bits: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What the losses ask of a network.
+
+    Attributes:
+      streams: Noise and prediction of each stream.
+      own_times: Whether the network takes a time for each stream.
+      weights: Factor of each stream's loss.
+    """
+
+    streams: Mapping[str, streams.Stream]
+    own_times: bool = False
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def draw_latent(moments: jax.Array, scale: float, noise: jax.Array | None) -> jax.Array:
@@ -64,32 +102,8 @@ def drop_text(text: jax.Array, empty_text: jax.Array, drop: jax.Array) -> jax.Ar
     return jnp.where(drop[:, None, None], empty_text, text)
 
 
-def noised(clean: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-    """Eq. 2 and Eq. 3: alpha_t * clean + sigma_t * noise.
-
-    Args:
-      clean: (B, ...) x_0 or m_0.
-      noise: (B, ...) noise of the stream's own standard deviation.
-      t: (B,) int32 in 1..1000.
-    """
-    table = jnp.asarray(schedule.training_table())
-    alpha, sigma = table[t - 1].T  # (B,) each
-    per_example = (-1,) + (1,) * (clean.ndim - 1)
-    alpha, sigma = alpha.reshape(per_example), sigma.reshape(per_example)
-    return alpha * clean + sigma * noise  # Eq. 2 for the image, Eq. 3 for the map
-
-
 def draw_inputs(
-    batch: dict[str, jax.Array],
-    key: jax.Array,
-    *,
-    scale: float,
-    empty_text: jax.Array,
-    text_dropout: float,
-    map_side: int | None,
-    map_noise_std: float,
-    void_wins: bool,
-    map_prediction: str = 'data',
+    batch: dict[str, jax.Array], key: jax.Array, empty_text: jax.Array, drawing: Drawing
 ) -> Inputs:
     """Everything random about one step, drawn for the whole global batch.
 
@@ -99,13 +113,8 @@ def draw_inputs(
       batch: 'latents' (B, h, w, c) or 'moments' (B, h, w, 2c), 'text' (B, L, D), and for models
         with a map 'category' and 'instance' (B, M, M) uint8.
       key: The step's random key.
-      scale: Factor that brings the autoencoder's latents to unit size.
       empty_text: (L, D) features of the empty caption.
-      text_dropout: Probability that the empty caption takes the caption's place (section 3.4.1).
-      map_side: Side of the model's map in pixels, a divisor of M; None for a model without maps.
-      map_noise_std: s in m_t = alpha_t m_0 + sigma_t s eps (Eq. 3).
-      void_wins: Whether void won the pooling that the data were prepared with.
-      map_prediction: What the network says of the map: 'data', m_0, or 'noise', eps (section 3.3).
+      drawing: How to draw.
     """
     # One key per purpose, so that what one model does not need changes nothing for the others.
     latent_key, time_key, noise_key, map_key, drop_key = jax.random.split(key, 5)
@@ -113,56 +122,94 @@ def draw_inputs(
     if 'moments' in batch:
         *places, channels = batch['moments'].shape
         latent_noise = jax.random.normal(latent_key, (*places, channels // 2))
-        latent = draw_latent(batch['moments'], scale, latent_noise)
+        latent = draw_latent(batch['moments'], drawing.scale, latent_noise)
     else:
-        latent = draw_latent(batch['latents'], scale, noise=None)  # (B, h, w, c)
+        latent = draw_latent(batch['latents'], drawing.scale, noise=None)  # (B, h, w, c)
     text = batch['text'].astype(jnp.float32)
-    drop = jax.random.bernoulli(drop_key, text_dropout, (size,))
-    inputs = Inputs(
-        latent=latent,
-        text=drop_text(text, empty_text, drop),
-        # Algorithm 1 prints t = randn(1, T); a uniform integer is meant.
-        t=jax.random.randint(time_key, (size,), 1, schedule.NUM_STEPS + 1),
-        noise=jax.random.normal(noise_key, latent.shape),
-    )
-    if map_side:
-        factor = batch['category'].shape[-1] // map_side
-        ids, _ = bits.min_pool(batch['category'], batch['instance'], factor, void_wins)
-        map_bits = bits.ids_to_bits(ids)  # (B, kh, kw, NUM_BITS)
-        map_noise = jax.random.normal(map_key, map_bits.shape)
-        inputs = inputs._replace(map_bits=map_bits, map_noise=map_noise_std * map_noise)
-        if map_prediction == 'noise':
-            inputs = inputs._replace(map_target=map_noise)
-    return inputs
+    drop = jax.random.bernoulli(drop_key, drawing.text_dropout, (size,))
+    clean = {'image': latent}
+    noise = {'image': jax.random.normal(noise_key, latent.shape)}
+    time = times.draw(time_key, size, drawing.shares)
+    if drawing.map_side:
+        code_key = jax.random.fold_in(key, _CODE_KEY)
+        clean['map'] = clean_map(batch, code_key, drawing)  # (B, kh, kw, channels)
+        noise['map'] = jax.random.normal(map_key, clean['map'].shape)
+    if drawing.given_map:
+        time['map'] = jnp.zeros_like(time['map'])
+    t = {name: time[name] for name in clean}
+    return Inputs(clean, noise, t, drop_text(text, empty_text, drop))
 
 
-def pair_losses(
-    predict: Predict, inputs: Inputs, *, given_map: bool = False
-) -> dict[str, jax.Array]:
+def clean_map(batch: dict[str, jax.Array], key: jax.Array, drawing: Drawing) -> jax.Array:
+    """The map m_0 of a batch as analog bits, at the model's size: (B, kh, kw, channels)."""
+    factor = batch['category'].shape[-1] // drawing.map_side
+    ids, instances = bits.min_pool(batch['category'], batch['instance'], factor, drawing.void_wins)
+    category_bits = bits.ids_to_bits(ids)  # (B, kh, kw, NUM_BITS)
+    if not drawing.instance_bits:
+        return category_bits
+    code_bits = bits.ids_to_bits(codes.draw(instances, key))
+    return jnp.concatenate([category_bits, code_bits], axis=-1)
+
+
+def network_time(t: Mapping[str, jax.Array], *, own_times: bool) -> jax.Array:
+    """The time that a network takes: (B,), or (B, 2) in the order of `streams.NAMES`."""
+    if not own_times:
+        return t['image']
+    return jnp.stack([t[name] for name in streams.NAMES], axis=-1)
+
+
+def add_noise(inputs: Inputs, described: Mapping[str, streams.Stream]) -> dict[str, jax.Array]:
+    """Eq. 2 and Eq. 3 for each stream: alpha_t z_0 + sigma_t s eps."""
+    noisy = {}
+    for name, clean in inputs.clean.items():
+        alpha, sigma = _alpha_sigma(inputs.t[name], clean.ndim)
+        noise = described[name].noise_std * inputs.noise[name]
+        noisy[name] = alpha * clean + sigma * noise  # Eq. 2 for the image, Eq. 3 for the map
+    return noisy
+
+
+def pair_losses(predict: Predict, inputs: Inputs, objective: Objective) -> dict[str, jax.Array]:
     """Algorithm 1's losses for every example of a batch, one per stream.
 
     Args:
       predict: The network (x_t, m_t, text, t) -> (image, map).
       inputs: From `draw_inputs`.
-      given_map: The clean map is the input and only the image is scored.
+      objective: What the network should say.
 
     Returns:
-      'image': (B,) mean (eps - eps_hat)^2, and, where maps are predicted, 'map': (B,) mean
-      (m_0 - m_hat)^2, or the same of `map_target`.
+      'image' and, where maps are predicted, 'map': (B,) weight times the mean square of target
+      minus prediction; 0 where the stream is clean.
     """
-    predicts_map = inputs.map_bits is not None and not given_map
-    x_t = noised(inputs.latent, inputs.noise, inputs.t)  # Eq. 2: (B, h, w, c)
-    m_t = inputs.map_bits
-    if predicts_map:
-        m_t = noised(inputs.map_bits, inputs.map_noise, inputs.t)  # Eq. 3: (B, kh, kw, NUM_BITS)
-    image, map_ = predict(x_t, m_t, inputs.text, inputs.t)
+    noisy = add_noise(inputs, objective.streams)
+    t = network_time(inputs.t, own_times=objective.own_times)
+    seen = {}
+    for name, value in noisy.items():
+        alpha, sigma = _alpha_sigma(inputs.t[name], value.ndim)
+        stream = objective.streams[name]
+        seen[name] = streams.network_input(stream, value, alpha=alpha, sigma=sigma)
+    image, map_ = predict(seen['image'], seen.get('map'), inputs.text, t)
+    predictions = {'image': image, 'map': map_}
+    losses = {}
     # Algorithm 1: loss_x and loss_m, which the train step sums.
-    losses = {'image': _mean_square(inputs.noise - image)}
-    if predicts_map:
-        target = inputs.map_bits if inputs.map_target is None else inputs.map_target
-        losses['map'] = _mean_square(target - map_)
+    for name, clean in inputs.clean.items():
+        if predictions[name] is None:
+            continue
+        alpha, sigma = _alpha_sigma(inputs.t[name], clean.ndim)
+        target = streams.target(
+            objective.streams[name], clean, inputs.noise[name], alpha=alpha, sigma=sigma
+        )
+        error = jnp.mean((target - predictions[name]) ** 2, axis=(1, 2, 3))  # (B,)
+        # The paper's losses take neither way, so that their last bits stay what they are.
+        if objective.own_times:
+            error = jnp.where(inputs.t[name] > 0, error, 0.0)
+        weight = objective.weights.get(name, 1.0)
+        losses[name] = error if weight == 1 else weight * error
     return losses
 
 
-def _mean_square(error):
-    return jnp.mean(error**2, axis=(1, 2, 3))  # (B,)
+def _alpha_sigma(t, ndim):
+    """alpha_t and sigma_t of times (B,), to be broadcast against arrays of `ndim` axes."""
+    table = jnp.asarray(schedule.training_table())
+    alpha, sigma = table[t].T  # (B,) each
+    per_example = (-1,) + (1,) * (ndim - 1)
+    return alpha.reshape(per_example), sigma.reshape(per_example)

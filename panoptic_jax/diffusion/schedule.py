@@ -26,8 +26,8 @@ def log_alphas() -> np.ndarray:
 
 
 def training_table() -> np.ndarray:
-    """(1000, 2) float32: alpha_t and sigma_t of Eq. 2 and Eq. 3; row 0 is t = 1."""
-    alpha, sigma = _alpha_sigma(log_alphas())
+    """(1001, 2) float32: alpha_t and sigma_t of Eq. 2 and Eq. 3 at t = 0..1000; 0 is clean."""
+    alpha, sigma = _alpha_sigma(np.concatenate([[0.0], log_alphas()]))
     return np.stack([alpha, sigma], axis=-1).astype(np.float32)
 
 
@@ -35,13 +35,14 @@ def alpha_sigma(time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """alpha and sigma at continuous times.
 
     Args:
-      time: Times in [0.001, 1]; t / 1000 for an integer t of training.
+      time: Times in [0, 1]; t / 1000 for an integer t of training. At 0 a stream is clean.
 
     Returns:
       Two float64 arrays of the shape of `time`.
     """
     # U-ViT's solver does the same: log alpha is linear between the integers t.
-    log_alpha = np.interp(time, _integer_times(), log_alphas())
+    times = np.arange(NUM_STEPS + 1) / NUM_STEPS
+    log_alpha = np.interp(time, times, np.concatenate([[0.0], log_alphas()]))
     return _alpha_sigma(log_alpha)
 
 

@@ -1,10 +1,11 @@
-"""The coefficients of DPM-Solver++: Eq. 5 and Appendix A, corrected.
+"""The coefficients of DPM-Solver++ for one stream: Eq. 5 and Appendix A, corrected.
 
-They depend on the time grid alone: `make_trajectory` computes them once, on the host in float64.
-`diffusion/solver.py` applies them.
+They depend on the stream's times alone, and are computed once, on the host in float64.
+`diffusion/plan.py` gives each stream its times, and `diffusion/solver.py` applies the coefficients.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,22 +14,20 @@ from panoptic_jax.diffusion import schedule
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Trajectory:
-    """The solver's coefficients, one row for each network evaluation.
+    """A stream's coefficients, one row for each network evaluation.
 
-    An evaluation gives each stream a data prediction D. The stream then moves to
+    An evaluation gives the stream a data prediction D. The stream then moves to
     `keep * start + first * D_0 + change * (D - E)`. `start` is the stream at the beginning of the
-    step, and D_0 is the step's first data prediction. E is D_0 too; in a multistep trajectory E is
-    the data prediction of the evaluation before.
+    step, and D_0 is the step's first data prediction. E is D_0 too; in a multistep plan E is the
+    data prediction of the evaluation before. A stream that stands has keep 1, first 0, change 0.
 
     Attributes:
-      time: (N,) float64, when the network is asked: falling, in (0.001, 1].
+      time: (N,) float64, where the stream is when the network is asked, in [0, 1]; 0 is clean.
       alpha: (N,) float64, factor of the data at `time` (Eq. 2).
       sigma: (N,) float64, factor of the noise at `time` (Eq. 2).
       keep: (N,) float64, weight of `start`.
       first: (N,) float64, weight of D_0.
       change: (N,) float64, weight of D - E.
-      begins: (N,) bool, whether the evaluation begins a step.
-      multistep: Whether all steps have one evaluation and remember the one before (2M).
     """
 
     time: np.ndarray
@@ -37,30 +36,29 @@ class Trajectory:
     keep: np.ndarray
     first: np.ndarray
     change: np.ndarray
-    begins: np.ndarray
-    multistep: bool
 
 
-def time_grid(evaluations: int, grid: str) -> np.ndarray:
+def time_grid(evaluations: int, grid: str, start: float = schedule.LAST_TIME) -> np.ndarray:
     """The times of a trajectory.
 
     Args:
       evaluations: N, network evaluations.
       grid: 'time' for times uniform in t, 'lambda' for times uniform in log-SNR.
+      start: The first time, in (0.001, 1].
 
     Returns:
-      (N + 1,) float64, falling from 1 to 1/1000.
+      (N + 1,) float64, falling from `start` to 1/1000.
 
     Raises:
       ValueError: `grid` is neither.
     """
     if grid == 'time':
-        return np.linspace(schedule.LAST_TIME, schedule.FIRST_TIME, evaluations + 1)
+        return np.linspace(start, schedule.FIRST_TIME, evaluations + 1)
     if grid == 'lambda':
-        ends = schedule.log_snr(np.array([schedule.LAST_TIME, schedule.FIRST_TIME]))
+        ends = schedule.log_snr(np.array([start, schedule.FIRST_TIME]))
         times = schedule.time_of_log_snr(np.linspace(*ends, evaluations + 1))
         # The way to lambda and back is not exact, and the ends should be.
-        times[[0, -1]] = schedule.LAST_TIME, schedule.FIRST_TIME
+        times[[0, -1]] = start, schedule.FIRST_TIME
         return times
     raise ValueError(f"grid is {grid!r}; it must be 'time' or 'lambda'.")
 
@@ -73,43 +71,56 @@ def fast_orders(evaluations: int) -> list[int]:
     return [3] * (threes - 1) + [2, 1]
 
 
-def make_trajectory(evaluations: int, solver: str = 'fast', grid: str = 'time') -> Trajectory:
-    """The coefficients of a whole trajectory.
+def of_steps(times: np.ndarray, orders: Sequence[int]) -> Trajectory:
+    """The rows of single steps of these orders, in turn; times within a step are of the grid too.
 
     Args:
-      evaluations: Network evaluations to spend.
-      solver: 'fast' for order 3 with the rest in the last steps; '1', '2', '3' for one order
-        throughout, whose number must divide `evaluations`; '2M' for the multistep method.
-      grid: 'time' for times uniform in t, as U-ViT samples; 'lambda' for uniform log-SNR, which
-        is far more accurate at equal cost. Intermediate times of a step come from the same grid.
-
-    Returns:
-      A trajectory of `evaluations` rows.
-
-    Raises:
-      ValueError: there is no such solver or grid, or the steps do not fit the evaluations.
+      times: (N + 1,) float64, falling.
+      orders: Orders of the steps, 1 to 3, whose sum is N.
     """
-    times = time_grid(evaluations, grid)
-    if solver == '2M':
-        return _multistep(times)
     steps, start = [], 0
-    for order in _orders(evaluations, solver):
+    for order in orders:
         # A step ends where the next one begins, so their times overlap by one.
         steps.append(_singlestep(times[start : start + order + 1]))
         start += order
-    return _joined(steps)
+    return joined(steps)
 
 
-def _orders(evaluations: int, solver: str) -> list[int]:
-    """The orders of all steps, in turn."""
-    if solver == 'fast':
-        return fast_orders(evaluations)
-    if solver in ('1', '2', '3'):
-        order = int(solver)
-        if evaluations % order:
-            raise ValueError(f'{evaluations} evaluations cannot be steps of order {solver}.')
-        return [order] * (evaluations // order)
-    raise ValueError(f"solver is {solver!r}; it must be 'fast', '1', '2', '3' or '2M'.")
+def of_multistep(times: np.ndarray) -> Trajectory:
+    """The rows of 2M; the first step and, for accuracy, the last are of order 1.
+
+    Args:
+      times: (N + 1,) float64, falling.
+    """
+    alpha, sigma = schedule.alpha_sigma(times)
+    h = np.diff(schedule.log_snr(times))
+    first = -alpha[1:] * np.expm1(-h)  # Eq. 5, corrected
+    change = np.zeros(len(h))
+    # DPM-Solver++ 2M: the slope of D over the step before, whose length is h_prev = r0 h.
+    change[1:-1] = first[1:-1] * h[1:-1] / (2 * h[:-2])
+    return Trajectory(
+        time=times[:-1],
+        alpha=alpha[:-1],
+        sigma=sigma[:-1],
+        keep=sigma[1:] / sigma[:-1],
+        first=first,
+        change=change,
+    )
+
+
+def standing(evaluations: int, time: float) -> Trajectory:
+    """The rows of a stream that stays as it is at a time; 0 for a clean stream."""
+    rows = np.full(evaluations, time, np.float64)
+    alpha, sigma = schedule.alpha_sigma(rows)
+    none = np.zeros(evaluations)
+    return Trajectory(time=rows, alpha=alpha, sigma=sigma, keep=none + 1, first=none, change=none)
+
+
+def joined(parts: Sequence[Trajectory]) -> Trajectory:
+    """The rows of all parts, in turn."""
+    names = [field.name for field in dataclasses.fields(Trajectory)]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Trajectory(**columns)
 
 
 def _singlestep(times: np.ndarray) -> Trajectory:
@@ -137,33 +148,4 @@ def _singlestep(times: np.ndarray) -> Trajectory:
         keep=sigma[1:] / sigma[0],
         first=-alpha[1:] * np.expm1(-r * h),
         change=change,
-        begins=np.arange(order) == 0,
-        multistep=False,
-    )
-
-
-def _joined(steps: list[Trajectory]) -> Trajectory:
-    """The rows of all single steps, in turn."""
-    names = [field.name for field in dataclasses.fields(Trajectory) if field.name != 'multistep']
-    columns = {name: np.concatenate([getattr(step, name) for step in steps]) for name in names}
-    return Trajectory(**columns, multistep=False)
-
-
-def _multistep(times: np.ndarray) -> Trajectory:
-    """The rows of 2M; the first step and, for accuracy, the last are of order 1."""
-    alpha, sigma = schedule.alpha_sigma(times)
-    h = np.diff(schedule.log_snr(times))
-    first = -alpha[1:] * np.expm1(-h)  # Eq. 5, corrected
-    change = np.zeros(len(h))
-    # DPM-Solver++ 2M: the slope of D over the step before, whose length is h_prev = r0 h.
-    change[1:-1] = first[1:-1] * h[1:-1] / (2 * h[:-2])
-    return Trajectory(
-        time=times[:-1],
-        alpha=alpha[:-1],
-        sigma=sigma[:-1],
-        keep=sigma[1:] / sigma[:-1],
-        first=first,
-        change=change,
-        begins=np.ones(len(h), bool),
-        multistep=True,
     )
