@@ -15,9 +15,13 @@ import numpy as np
 from panoptic_jax.data import categories
 from panoptic_jax.data.facts import AutoencoderFacts, CategoryList, TextFacts
 from panoptic_jax.data.manifest import Manifest
-from panoptic_jax.diffusion import bits
+from panoptic_jax.diffusion import bits, streams
 from panoptic_jax.models import build
 from panoptic_jax.models.forms import PLAIN, Forms
+
+# Names that version 0.3 had for the map's stream.
+_OLD_NOISE_STD = 'map_noise_std'
+_OLD_PREDICTION = 'map_prediction'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,9 @@ class ModelSettings:
     patch_factor: int
     given_map: bool
     zero_map_input: bool
-    map_prediction: str = 'data'
+    join: str = 'tokens'
+    separate_times: bool = False
+    instance_bits: int = 0
     zero_conv_bias: bool = False
     dtype: str = 'auto'
 
@@ -43,7 +49,8 @@ class Description:
 
     Attributes:
       model: The network's kind and sizes.
-      map_noise_std: s in m_t = alpha_t m_0 + sigma_t s eps (Eq. 3).
+      streams: Noise and prediction of 'image' and 'map'; of a model without maps only the image's
+        counts.
       autoencoder: What identifies the autoencoder of the latents.
       text: What identifies the text encoder.
       categories: What the map ids stand for.
@@ -51,7 +58,7 @@ class Description:
     """
 
     model: ModelSettings
-    map_noise_std: float
+    streams: Mapping[str, streams.Stream]
     autoencoder: AutoencoderFacts
     text: TextFacts
     categories: CategoryList
@@ -73,9 +80,9 @@ class Description:
         return self.has_map and not self.given_map
 
     @property
-    def predicts_map_noise(self) -> bool:
-        """Whether the network says the map's noise instead of the clean map (section 3.3)."""
-        return self.model.map_prediction == 'noise'
+    def map_channels(self) -> int:
+        """Channels of a map: the bits of a category, and those of a thing's code if there are."""
+        return bits.NUM_BITS + self.model.instance_bits
 
     @property
     def map_side(self) -> int:
@@ -84,10 +91,13 @@ class Description:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of one example: time, caption, image, and as many of the map as of the image."""
-        image_tokens = (self.autoencoder.latent_shape[0] // self.model.patch_size) ** 2
-        streams = 2 if self.has_map else 1
-        return 1 + self.text.tokens + streams * image_tokens
+        """Tokens of one example in attention: caption, places of image and map, and times."""
+        places = (self.autoencoder.latent_shape[0] // self.model.patch_size) ** 2
+        if self.model.name == 'joint':  # whose times act through layer norms
+            return self.text.tokens + places
+        own_map_tokens = self.has_map and self.model.join == 'tokens'
+        times = 2 if self.model.separate_times else 1
+        return times + self.text.tokens + (2 if own_map_tokens else 1) * places
 
     def valid_codes(self) -> np.ndarray:
         """(n + 1,) uint8: void and the category ids, what a map may hold."""
@@ -103,11 +113,14 @@ class Description:
         # Every setting of a network has the same name here, in the config and in `build.build`.
         settings = dataclasses.asdict(self.model)
         del settings['dtype']  # a wish, which `compute_dtype` turns into a type
+        del settings['instance_bits']  # channels of the map
         return build.build(
             **settings,
             latent_shape=self.autoencoder.latent_shape,
             text_tokens=self.text.tokens,
-            map_channels=bits.NUM_BITS,
+            map_channels=self.map_channels,
+            # Clean bits are within -1 and 1; noise and velocity have no bounds.
+            map_bounded=self.streams['map'].prediction == 'data',
             dtype=dtype,
             forms=forms,
         )
@@ -118,7 +131,8 @@ class Description:
             latent_shape=self.autoencoder.latent_shape,
             patch_factor=self.model.patch_factor,
             text_shape=(self.text.tokens, self.text.features),
-            map_channels=bits.NUM_BITS,
+            map_channels=self.map_channels,
+            separate_times=self.model.separate_times,
             batch_size=batch_size,
         )
 
@@ -143,7 +157,7 @@ class Description:
         return {
             # By name, as the config's own JSON has them.
             'model': dict(sorted(dataclasses.asdict(self.model).items())),
-            'map_noise_std': self.map_noise_std,
+            'streams': {name: dataclasses.asdict(each) for name, each in self.streams.items()},
             'autoencoder': dataclasses.asdict(self.autoencoder),
             'text': dataclasses.asdict(self.text),
             'categories': self.categories.to_json(),
@@ -158,10 +172,17 @@ class Description:
           KeyError, TypeError: it is no description.
         """
         # Exports add their origin at the top level, beside the description's own parts.
-        own = {field.name for field in dataclasses.fields(cls)}
+        own = {field.name for field in dataclasses.fields(cls)} | {_OLD_NOISE_STD}
+        model = dict(content['model'])
+        old_prediction = model.pop(_OLD_PREDICTION, streams.PAPER['map'].prediction)
+        if 'streams' in content:
+            described = streams.of_settings(content['streams'])
+        else:
+            map_stream = streams.Stream(content[_OLD_NOISE_STD], old_prediction)
+            described = streams.PAPER | {'map': map_stream}
         return cls(
-            model=ModelSettings(**content['model']),
-            map_noise_std=content['map_noise_std'],
+            model=ModelSettings(**model),
+            streams=described,
             autoencoder=AutoencoderFacts.from_json(content['autoencoder']),
             text=TextFacts(**content['text']),
             categories=CategoryList.from_json(content['categories']),
@@ -170,13 +191,16 @@ class Description:
 
 
 def describe(
-    model: Mapping[str, Any], map_noise_std: float, manifest: Manifest, data_dir: str
+    model: Mapping[str, Any],
+    stream_settings: Mapping[str, Mapping[str, Any]],
+    manifest: Manifest,
+    data_dir: str,
 ) -> Description:
     """The description of a model that trains on prepared data.
 
     Args:
       model: The fields of `config.model`.
-      map_noise_std: s, see `Description`.
+      stream_settings: Fields of `streams.Stream` for 'image' and 'map'.
       manifest: The data's manifest.
       data_dir: Where the data are, for messages.
 
@@ -190,61 +214,21 @@ def describe(
             f'The data in {data_dir} have no maps, which model.name={settings.name!r} '
             "learns; train 'uvit' on them, or prepare data with maps."
         )
+    described = streams.of_settings(stream_settings)
     return Description(
-        settings, map_noise_std, manifest.autoencoder, manifest.text, manifest.categories
+        settings, described, manifest.autoencoder, manifest.text, manifest.categories
     )
 
 
 def assume(
-    model: Mapping[str, Any], map_noise_std: float, autoencoder: AutoencoderFacts, text: TextFacts
+    model: Mapping[str, Any],
+    stream_settings: Mapping[str, Mapping[str, Any]],
+    autoencoder: AutoencoderFacts,
+    text: TextFacts,
 ) -> Description:
     """What `describe` would say of data of these encoders, where only shapes matter."""
     # One category stands for all: to compare with more codes costs next to nothing.
     entry = categories.Category(1, 'thing', is_thing=True)
     one_category = CategoryList((entry,), (entry.id,))
-    return Description(ModelSettings(**model), map_noise_std, autoencoder, text, one_category)
-
-
-def check_same_model(now: Description, before: Description, workdir: str) -> None:
-    """Refuses to go on from a checkpoint in `workdir` that belongs to another model.
-
-    Raises:
-      ValueError: naming the settings that differ. The computation's type may differ.
-    """
-    # Sizes change the parameters' shapes; the other settings change what they mean.
-    there = dataclasses.asdict(before.model)
-    changed = [
-        f'model.{name}: {there[name]!r} there, {value!r} in this config'
-        for name, value in dataclasses.asdict(now.model).items()
-        if name != 'dtype' and there[name] != value
-    ]
-    if now.has_map and now.map_noise_std != before.map_noise_std:
-        stds = f'{before.map_noise_std} there, {now.map_noise_std} in this config'
-        changed.append(f'map_noise_std: {stds}')
-    changed += [
-        f'{name}: not as in the data that it was trained on'
-        for name in ('autoencoder', 'text', 'categories')
-        if getattr(now, name) != getattr(before, name)
-    ]
-    if changed:
-        raise ValueError(
-            f'{workdir} holds checkpoints of another model ({", ".join(changed)}); use the config '
-            'and data that it was trained with, or another --workdir.'
-        )
-
-
-def check_encoders(description: Description, manifest: Manifest, path: str) -> None:
-    """Refuses weights (of `path`) trained on other latents or text features than the data hold.
-
-    Raises:
-      ValueError: naming the encoder that differs.
-    """
-    # The hash, since two versions of an encoder have the same name and other latents.
-    for kind in ('autoencoder', 'text'):
-        theirs, ours = getattr(description, kind), getattr(manifest, kind)
-        if (theirs.name, theirs.sha256) != (ours.name, ours.sha256):
-            raise ValueError(
-                f'{path} was trained with {kind} {theirs.name!r} (hash '
-                f'{theirs.sha256[:12]}), the data are prepared with {ours.name!r} (hash '
-                f'{ours.sha256[:12]}); take other weights or prepare the data again.'
-            )
+    described = streams.of_settings(stream_settings)
+    return Description(ModelSettings(**model), described, autoencoder, text, one_category)

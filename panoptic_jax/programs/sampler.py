@@ -5,35 +5,77 @@ are the business of `sample.py`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from panoptic_jax.diffusion import bits, guidance, solver
-from panoptic_jax.diffusion.trajectory import make_trajectory
+from panoptic_jax.diffusion.plan import make_plan
+from panoptic_jax.diffusion.streams import NAMES
 from panoptic_jax.machine import sharding
 from panoptic_jax.models.forms import PLAIN, Forms
+from panoptic_jax.programs.conditions import Conditions, decoders, start, start_noise
 from panoptic_jax.programs.description import Description
-
-Sampler = Callable[..., tuple[jax.Array, jax.Array | None]]
+from panoptic_jax.programs.tasks import Task, check_task, usual_task
 
 _LARGEST_LATENT = 1e6  # latents of photographs stay below a hundred
 
 
+class Drawn(NamedTuple):
+    """What a sampler gives.
+
+    Attributes:
+      latents: (B, h, w, c) divided by the autoencoder's scale. NaN where the map is not finite.
+      ids: (B, kh, kw) uint8 category ids; None for a model without maps.
+      code_values: (B, kh, kw, instance_bits) the codes of instances as bits, unclipped, as
+        `codes.read` takes them; None where no codes are drawn.
+    """
+
+    latents: jax.Array
+    ids: jax.Array | None
+    code_values: jax.Array | None = None
+
+
+Sampler = Callable[..., Drawn]
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How pairs are drawn: the fields of `config.sample` of the same names, which explains them."""
+    """How pairs are drawn: fields of `config.sample`, and of `config.image` and `config.map`.
+
+    The config explains them.
+    """
 
     evaluations: int
     solver: str
     grid: str
     guidance: float
-    map_init_std: float
+    guidance_ratio_map: float
+    guidance_from: float
+    guidance_to: float
+    offset: float
+    image_start_std: float
+    map_start_std: float
+    clip_image: bool
     clip_map: bool
     decode: str
+
+    def guidance_of(self, names: Sequence[str]) -> guidance.Guidance:
+        """The guidance of these streams; the others are not drawn."""
+        weights = {'image': self.guidance, 'map': self.guidance * self.guidance_ratio_map}
+        drawn = {name: weights[name] for name in names}
+        return guidance.Guidance(drawn, first=self.guidance_from, last=self.guidance_to)
+
+    def start_std(self, name: str) -> float:
+        """The std of the noise that a stream starts from; 0 for the stream's own."""
+        return getattr(self, f'{name}_start_std')
+
+    def clipped(self) -> list[str]:
+        """Names of the streams that are clipped inside the solver."""
+        return [name for name in NAMES if getattr(self, f'clip_{name}')]
 
 
 def make_sampler(
@@ -43,6 +85,7 @@ def make_sampler(
     empty_text: np.ndarray,
     dtype: Any,
     forms: Forms = PLAIN,
+    task: Task | None = None,
 ) -> Sampler:
     """Algorithm 2, the whole trajectory, as one pure function.
 
@@ -52,103 +95,102 @@ def make_sampler(
       empty_text: (L, D) features of the empty caption.
       dtype: Type of the network's computation.
       forms: Forms of the network's heaviest parts, see `forms.for_mesh`.
+      task: What is given; None for what the model is made for, see `tasks.usual_task`.
 
     Returns:
-      A function (params, text (B, L, D), keys (B,), given ids (B, kh, kw) or None) -> (latents
-      (B, h, w, c) divided by the autoencoder's scale, ids (B, kh, kw) uint8 or None). Pair i
-      depends on its own row of the arguments alone. Latents are NaN where the map is not finite.
-    """
-    model = description.build(dtype, forms)
-    image_input, map_input = description.inputs()[:2]
-    trajectory = make_trajectory(
-        evaluations=sampling.evaluations, solver=sampling.solver, grid=sampling.grid
-    )
-    codes = description.valid_codes()
-    map_noise_std = description.map_noise_std
-    # Algorithm 2 starts with std 1 where training has s; by default both are s.
-    map_start_std = sampling.map_init_std or map_noise_std
+      A function (params, text (B, L, D), keys (B,), conditions) -> `Drawn`. The conditions are
+      those of the task. Pair i depends on its own row of the arguments alone.
 
-    def sampler(params, text, keys, given=None):
+    Raises:
+      ValueError: the weights cannot serve the task or the offset.
+    """
+    task = task or usual_task(description)
+    check_task(description, task, sampling.offset)
+    model = description.build(dtype, forms)
+    inputs = dict(zip(NAMES, description.inputs(), strict=False))
+    names = NAMES if description.has_map else NAMES[:1]
+    roles = {name: getattr(task, name) for name in names}
+    plan = make_plan(
+        {name: role.start for name, role in roles.items()},
+        evaluations=sampling.evaluations,
+        solver=sampling.solver,
+        grid=sampling.grid,
+        offset=sampling.offset,
+    )
+    weights = sampling.guidance_of(plan.moving)
+    category_ids, settled_map = decoders(description, sampling.decode)
+
+    def start_of(name, eps, clean, known):
+        given = {'clean': clean.get(name), 'known': known.get(name)}
+        std = sampling.start_std(name)
+        return start(roles[name], description.streams[name], eps, std=std, **given)
+
+    def sampler(params, text, keys, conditions=None):
         # Once for all evaluations. Vectors stay: norms multiply by theirs in float32.
         params = jax.tree.map(lambda a: a.astype(dtype) if a.ndim > 1 else a, params)
-
-        def start_noise(stream, shape):
-            def draw(key):
-                return jax.random.normal(jax.random.fold_in(key, stream), shape)
-
-            return jax.vmap(draw)(keys)
+        conditions = conditions or Conditions()
 
         def predict(*arguments):
             return model.apply({'params': params}, *arguments)
 
-        # One key per stream: the image's noise is the same with and without a map.
-        x = start_noise(0, image_input.shape[1:])  # (B, h, w, c)
-        if given is not None:
-            m = bits.ids_to_bits(given)  # (B, kh, kw, 8)
-        elif description.has_map:
-            m = map_start_std * start_noise(1, map_input.shape[1:])
-        else:
-            m = None
-        guided = guidance.guided(
-            predict, text.astype(jnp.float32), jnp.float32(empty_text), sampling.guidance
+        clean = conditions.clean_streams(keys, description)
+        noise = {
+            # One key per stream: the image's noise is the same with and without a map.
+            name: start_noise(keys, number, inputs[name].shape[1:])
+            for number, name in enumerate(names)
+            if not roles[name].stands
+        }
+        known = conditions.known_parts(clean, noise)
+        moving = {name: start_of(name, eps, clean, known) for name, eps in noise.items()}
+        states, values = solver.solve(
+            guidance.guided(predict, text.astype(jnp.float32), jnp.float32(empty_text), weights),
+            clean | moving,
+            plan,
+            description.streams,
+            own_times=description.model.separate_times,
+            clip=sampling.clipped(),
+            known=known,
+            finish={'map': settled_map},
         )
-        latents, map_values = solver.solve(
-            guided,
-            x,
-            m,
-            trajectory,
-            given_map=given is not None,
-            clip_map=sampling.clip_map,
-            map_noise_std=map_noise_std if description.predicts_map_noise else None,
-        )
-        if map_values is not None:
-            given = bits.bits_to_ids(map_values, codes, sampling.decode)  # (B, kh, kw)
-            # Ids cannot say that they came of NaN, so the latents of the pair say it.
-            is_finite = jnp.isfinite(map_values).all(axis=(1, 2, 3))
-            latents = jnp.where(is_finite[:, None, None, None], latents, jnp.nan)
-        return latents / description.autoencoder.scale, given
+        latents = _image_of(states, values, clean, description)
+        if 'map' not in values:
+            return Drawn(latents, conditions.map)
+        return _pairs(latents, values['map'], category_ids(values['map']))
 
     return sampler
 
 
-def pair_keys(seed: int, first: int, count: int) -> jax.Array:
-    """(count,) keys of the pairs from number `first` on: pair n has the same key in any batch."""
-    # A pair's number decides its key, not its place in a batch.
-    numbers = jnp.arange(first, first + count)
-    return jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
+def _pairs(latents, map_values, ids):
+    # Ids cannot say that they came of NaN, so the latents of the pair say it.
+    is_finite = jnp.isfinite(map_values).all(axis=(1, 2, 3))
+    latents = jnp.where(is_finite[:, None, None, None], latents, jnp.nan)
+    code_values = map_values[..., bits.NUM_BITS :]  # (B, kh, kw, instance_bits)
+    return Drawn(latents, ids, code_values if code_values.shape[-1] else None)
 
 
-def request_keys(seed: int, first: int, requests: Sequence[Mapping[str, Any]]) -> jax.Array:
-    """(n,) keys of consecutive pairs, where some may have a seed of their own.
-
-    Args:
-      seed: The job's seed.
-      first: Number of the first pair.
-      requests: For each pair what was asked for; with 'seed' and 'copy' (0 if it is missing) the
-        key is that of pair number 'copy' of that seed, wherever the pair stands.
-    """
-    keys = pair_keys(seed, first, len(requests))
-    if not any('seed' in request for request in requests):
-        return keys
-    own = [
-        pair_keys(request['seed'], request.get('copy', 0), 1)
-        if 'seed' in request
-        else keys[row : row + 1]
-        for row, request in enumerate(requests)
-    ]
-    return jnp.concatenate(own)
+def _image_of(states, values, clean, description):
+    """The latents to decode: (B, h, w, c), divided by the autoencoder's scale."""
+    if 'image' not in states:
+        latents = clean['image']
+    elif description.streams['image'].prediction == 'noise':
+        # The paper's way; the last data prediction magnifies what is wrong in the noise.
+        latents = states['image']
+    else:
+        # The state at t = 1/1000 still has noise, 0.03 of the stream's noise_std.
+        latents = values['image']
+    return latents / description.autoencoder.scale
 
 
 def on_devices(sampler: Sampler, params: dict[str, Any], mesh: jax.sharding.Mesh) -> Sampler:
-    """The sampler, compiled, as a function of (text, keys, given) whose rows the devices share."""
+    """The sampler, compiled, as a function of (text, keys, conditions) whose rows devices share."""
     rows = sharding.of_batch(mesh)
     split_params = sharding.of_tree(params, mesh)
     placed = sharding.place(params, split_params)
     compiled = jax.jit(sampler, in_shardings=(split_params, rows, rows, rows))
 
-    def draw(text, keys, given=None):
-        text, given = sharding.place((text, given), rows)
-        return compiled(placed, text, keys, given)
+    def draw(text, keys, conditions=None):
+        text, conditions = sharding.place((text, conditions or Conditions()), rows)
+        return compiled(placed, text, keys, conditions)
 
     return draw
 

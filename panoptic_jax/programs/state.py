@@ -18,6 +18,7 @@ from panoptic_jax.diffusion.schedule import NUM_STEPS
 
 NOISE_BUCKETS = 5  # equal ranges of t that the loss is reported for
 _STREAMS = ('image', 'map')
+_MAP_COUNT = 'bucket_count_map'  # in totals of models with own times
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -82,27 +83,36 @@ def ema_decay(step: jax.Array, decay: float) -> jax.Array:
     return jnp.minimum(decay, (1 + step) / (10 + step))
 
 
-def make_optimizer(
-    learning_rate: Callable, weight_decay: float, betas: tuple[float, float]
-) -> optax.GradientTransformation:
-    """AdamW as U-ViT uses it: eps 1e-8, decay on every parameter, no clipping."""
-    # optax decays every parameter unless a mask says otherwise, as U-ViT wants it.
-    return optax.adamw(learning_rate, *betas, eps=1e-8, weight_decay=weight_decay)
+def zero_totals(*, own_times: bool = False) -> dict[str, jax.Array]:
+    """Empty sums; `non_finite_step` is the first step that was not finite.
 
-
-def zero_totals() -> dict[str, jax.Array]:
-    """Empty sums; `non_finite_step` is the first step that was not finite."""
+    Args:
+      own_times: Whether each stream has a time of its own, so that the map's are counted, too.
+    """
     scalars = ('steps', 'loss', 'loss_image', 'loss_map', 'grad_norm', 'update_norm')
-    buckets = ('bucket_count', 'bucket_image', 'bucket_map')
+    buckets = ['bucket_count', 'bucket_image', 'bucket_map']
+    if own_times:
+        buckets.append(_MAP_COUNT)
     sums = {name: jnp.zeros((), jnp.float32) for name in scalars}
     sums |= {name: jnp.zeros((NOISE_BUCKETS,), jnp.float32) for name in buckets}
     return sums | {'non_finite_step': jnp.zeros((), jnp.int32)}
 
 
 def create(
-    params: dict, is_frozen: Callable[[str], bool], optimizer: optax.GradientTransformation
+    params: dict,
+    is_frozen: Callable[[str], bool],
+    optimizer: optax.GradientTransformation,
+    *,
+    own_times: bool = False,
 ) -> TrainState:
-    """A state at step 0; the average starts from the loaded weights."""
+    """A state at step 0; the average starts from the loaded weights.
+
+    Args:
+      params: All parameters.
+      is_frozen: Whether the parameter of a path is not trained.
+      optimizer: From `optimizers.make`.
+      own_times: See `zero_totals`.
+    """
     trainable, frozen = split(params, is_frozen)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -111,7 +121,7 @@ def create(
         # A copy: the step donates both trees, and one buffer cannot be donated twice.
         ema=jax.tree.map(jnp.copy, trainable),
         opt_state=optimizer.init(trainable),
-        totals=zero_totals(),
+        totals=zero_totals(own_times=own_times),
     )
 
 
@@ -123,7 +133,7 @@ def apply_gradients(
     Args:
       state: The state before the step.
       gradients: Gradients of the trainable parameters.
-      optimizer: From `make_optimizer`.
+      optimizer: From `optimizers.make`.
       decay: See `ema_decay`.
 
     Returns:
@@ -148,7 +158,7 @@ def add_totals(
     *,
     step: jax.Array,
     losses: dict[str, jax.Array],
-    t: jax.Array,
+    t: dict[str, jax.Array],
     norms: dict,
 ) -> dict[str, jax.Array]:
     """Adds one step to the sums.
@@ -157,7 +167,7 @@ def add_totals(
       totals: From `zero_totals`.
       step: () int32, the step just done.
       losses: (B,) per stream: 'image', and 'map' where maps are predicted.
-      t: (B,) int32 in 1..1000.
+      t: (B,) int32 per stream, 1..1000; a clean stream has 0 and is in no range of times.
       norms: From `apply_gradients`.
     """
     # A model without map losses has the same sums as the others, with zeros in them.
@@ -165,8 +175,9 @@ def add_totals(
     per_example = {stream: losses.get(stream, no_loss) for stream in _STREAMS}
     means = {stream: value.mean() for stream, value in per_example.items()}
     loss = means['image'] + means['map']
-    bucket = (t - 1) * NOISE_BUCKETS // NUM_STEPS  # (B,)
-    member = jax.nn.one_hot(bucket, NOISE_BUCKETS, axis=0)  # (buckets, B)
+    members = {
+        stream: _in_buckets(t[stream]) for stream in per_example if stream in t
+    }  # (buckets, B) each
     finite = jnp.isfinite(loss) & jnp.isfinite(norms['grad_norm'] + norms['update_norm'])
     first_bad = jnp.where(totals['non_finite_step'] > 0, totals['non_finite_step'], step)
     added = {
@@ -175,9 +186,14 @@ def add_totals(
         'loss_image': means['image'],
         'loss_map': means['map'],
         **norms,
-        'bucket_count': member.sum(1),
-        **{f'bucket_{stream}': member @ value for stream, value in per_example.items()},
+        'bucket_count': members['image'].sum(1),
+        **{
+            f'bucket_{stream}': members.get(stream, members['image']) @ value
+            for stream, value in per_example.items()
+        },
     }
+    if _MAP_COUNT in totals:
+        added[_MAP_COUNT] = members['map'].sum(1)
     summed = {name: totals[name] + value for name, value in added.items()}
     return summed | {'non_finite_step': jnp.where(finite, totals['non_finite_step'], first_bad)}
 
@@ -190,10 +206,19 @@ def means_of(totals: dict, *, has_map: bool) -> dict[str, float]:
     names = ['loss', *(f'loss_{stream}' for stream in streams), 'grad_norm', 'update_norm']
     means = {name: float(totals[name] / totals['steps']) for name in names}
     width = NUM_STEPS // NOISE_BUCKETS
-    for bucket, count in enumerate(totals['bucket_count']):
-        if not count:
-            continue
+    one_count = totals['bucket_count']
+    counts = {'image': one_count, 'map': totals.get(_MAP_COUNT, one_count)}
+    for bucket in range(NOISE_BUCKETS):
         label = f't{bucket * width + 1:04d}-{(bucket + 1) * width:04d}'
         for stream in streams:
-            means[f'loss_{stream}/{label}'] = float(totals[f'bucket_{stream}'][bucket] / count)
+            count = counts[stream][bucket]
+            if count:
+                total = totals[f'bucket_{stream}'][bucket]
+                means[f'loss_{stream}/{label}'] = float(total / count)
     return means
+
+
+def _in_buckets(t):
+    """(B,) times -> (buckets, B), 1 where a time is in a range; a clean stream is in none."""
+    bucket = (t - 1) * NOISE_BUCKETS // NUM_STEPS
+    return jax.nn.one_hot(bucket, NOISE_BUCKETS, axis=0)

@@ -5,25 +5,29 @@ arithmetic of the optimiser step.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from panoptic_jax.diffusion import loss
+from panoptic_jax.diffusion import loss, times
 from panoptic_jax.programs import state
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a model is trained: the fields of the config of the same names, which explains them."""
+    """How a model is trained: the fields of the config of the same names, which explains them.
+
+    `loss_weights` has a factor for each stream, and `shares` is asked by models with own times.
+    """
 
     seed: int
     steps: int
     batch_size: int
     microbatches: int
+    optimizer: str
     learning_rate: float
     warmup_steps: int
     cooldown: float
@@ -31,6 +35,8 @@ class Recipe:
     betas: tuple[float, float]
     ema_decay: float
     text_dropout: float
+    loss_weights: Mapping[str, float]
+    shares: times.Shares
 
 
 def train_step(
@@ -88,7 +94,7 @@ def train_step(
 
 
 def example_losses(
-    model: Any, params: dict, inputs: loss.Inputs, *, given_map: bool
+    model: Any, params: dict, inputs: loss.Inputs, *, objective: loss.Objective
 ) -> dict[str, jax.Array]:
     """Algorithm 1's losses (B,) per stream for drawn inputs.
 
@@ -96,10 +102,10 @@ def example_losses(
       model: The network.
       params: All its parameters.
       inputs: The inputs that `loss.draw_inputs` drew.
-      given_map: Whether the clean map is an input, so that the image alone has a loss.
+      objective: What the losses ask of the network.
     """
 
     def predict(*arguments):
         return model.apply({'params': params}, *arguments)
 
-    return loss.pair_losses(predict, inputs, given_map=given_map)
+    return loss.pair_losses(predict, inputs, objective)

@@ -9,15 +9,16 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from panoptic_jax.diffusion import loss
+from panoptic_jax.diffusion import loss, probe
 from panoptic_jax.machine import sharding
 from panoptic_jax.models import build
 from panoptic_jax.models.forms import compute_dtype, for_mesh
-from panoptic_jax.programs import state
+from panoptic_jax.programs import optimizers, state
 from panoptic_jax.programs.description import Description
 from panoptic_jax.programs.train_step import Recipe, example_losses, train_step
 
@@ -39,6 +40,7 @@ class Training:
       step: (TrainState, batch) -> TrainState. It is compiled when first called, or by `lower`; the
         TrainState that goes in is donated.
       losses: (params, frozen, batch, key) -> {stream: () mean loss}, for validation.
+      caption_errors: The same arguments -> what `probe.caption_errors` gives of the batch.
       step_flops: batch -> floating-point operations of a step over all devices: the matrix
         products of the plain model, whatever a fused attention computes anew.
     """
@@ -51,6 +53,7 @@ class Training:
     shardings: state.TrainState
     step: Callable
     losses: Callable
+    caption_errors: Callable
     step_flops: Callable
 
     def first_state(self, key: jax.Array) -> state.TrainState:
@@ -88,30 +91,28 @@ def make_training(
         raise ValueError(
             f'batch_size is {recipe.batch_size}; it must be a multiple of the {mesh.size} devices.'
         )
-    # Parameters stay float32; only the network's computation has this type.
-    dtype = compute_dtype(description.model.dtype, mesh)
+    dtype = compute_dtype(description.model.dtype, mesh)  # of the computation; parameters: float32
     model = description.build(dtype, for_mesh(mesh, fused_attention))
     draw = _make_draw(description, recipe, void_wins=void_wins, empty_text=empty_text)
     learning_rate = _make_learning_rate(recipe)
-    optimizer = state.make_optimizer(learning_rate, recipe.weight_decay, recipe.betas)
+    optimizer = optimizers.make(recipe.optimizer, learning_rate, recipe.weight_decay, recipe.betas)
 
-    # jit: the function is traced once, for shapes and for values.
-    initial_parameters = jax.jit(description.initial_parameters)
+    initial_parameters = jax.jit(description.initial_parameters)  # traced once, also for shapes
+    objective = loss.Objective(
+        description.streams, description.model.separate_times, recipe.loss_weights
+    )
 
     # Fresh and loaded parameters become a state in the same way.
     def create(params):
-        return state.create(params, description.is_frozen(), optimizer)
-
-    def losses_of(model):
-        return functools.partial(example_losses, model, given_map=description.given_map)
+        frozen, own_times = description.is_frozen(), objective.own_times
+        return state.create(params, frozen, optimizer, own_times=own_times)
 
     def step_of(model):
+        losses = functools.partial(example_losses, model, objective=objective)
         settings = {'draw': draw, 'optimizer': optimizer, 'recipe': recipe}
-        return functools.partial(train_step, losses=losses_of(model), **settings)
+        return functools.partial(train_step, losses=losses, **settings)
 
-    def losses(params, frozen, batch, key):
-        per_example = losses_of(model)(state.merge(params, frozen), draw(batch, key))
-        return jax.tree.map(jnp.mean, per_example)
+    losses, caption_errors = _validation(model, draw, objective, given_map=description.given_map)
 
     # Shapes only: an abstract key opens no device, and plans run where there is none.
     first_key = jax.eval_shape(lambda: jax.random.key(0))
@@ -140,8 +141,31 @@ def make_training(
         shardings=shardings,
         step=step,
         losses=losses,
+        caption_errors=caption_errors,
         step_flops=step_flops,
     )
+
+
+def _validation(
+    model: nn.Module, draw: Callable, objective: loss.Objective, *, given_map: bool
+) -> tuple[Callable, Callable]:
+    """`Training.losses` and `Training.caption_errors`."""
+
+    def losses(params, frozen, batch, key):
+        whole = state.merge(params, frozen)
+        per_example = example_losses(model, whole, draw(batch, key), objective=objective)
+        return jax.tree.map(jnp.mean, per_example)
+
+    def caption_errors(params, frozen, batch, key):
+        # All captions: a dropped one says nothing.
+        inputs = draw(batch, key)._replace(text=batch['text'].astype(jnp.float32))
+
+        def predict(*arguments):
+            return model.apply({'params': state.merge(params, frozen)}, *arguments)
+
+        return probe.caption_errors(predict, inputs, objective, given_map=given_map)
+
+    return losses, caption_errors
 
 
 def _make_learning_rate(recipe: Recipe) -> Callable[[jax.Array], jax.Array]:
@@ -159,15 +183,17 @@ def _make_draw(
     description: Description, recipe: Recipe, *, void_wins: bool, empty_text: np.ndarray
 ) -> Callable[[dict, jax.Array], loss.Inputs]:
     """`loss.draw_inputs` with its settings bound: (batch, key) -> inputs of the losses."""
-    return functools.partial(
-        loss.draw_inputs,
+    drawing = loss.Drawing(
         scale=description.autoencoder.scale,
-        empty_text=empty_text.astype(np.float32),
         text_dropout=recipe.text_dropout,
-        map_side=description.map_side if description.has_map else None,
-        map_noise_std=description.map_noise_std,
         void_wins=void_wins,
-        map_prediction=description.model.map_prediction,
+        map_side=description.map_side if description.has_map else None,
+        given_map=description.given_map,
+        shares=recipe.shares if description.model.separate_times else None,
+        instance_bits=description.model.instance_bits,
+    )
+    return functools.partial(
+        loss.draw_inputs, empty_text=empty_text.astype(np.float32), drawing=drawing
     )
 
 

@@ -45,7 +45,7 @@ def first_step(name):
     config.model.update(name=name, dtype='float32')
     description = assume(
         config.model.to_dict(),
-        config.map_noise_std,
+        settings.streams(config),
         AutoencoderFacts('pixels', (32, 32, 3), scale=1.0, has_variance=False),
         TextFacts('words', TOKENS, FEATURES),
     )

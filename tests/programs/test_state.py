@@ -42,24 +42,6 @@ def test_average_follows_its_closed_form():
     assert int(found.step) == 20
 
 
-def test_optimizer_is_adamw_with_decay_on_everything():
-    rng = np.random.default_rng(0)
-    params = {'kernel': rng.normal(size=(3, 2)), 'bias': rng.normal(size=2)}
-    params = jax.tree.map(jnp.float32, params)
-    optimizer = state.make_optimizer(lambda step: 0.1, weight_decay=0.03, betas=(0.9, 0.8))
-    train_state = state.create(params, lambda path: False, optimizer)
-    gradient = jax.tree.map(lambda a: a + 1, params)
-    train_state, norms = state.apply_gradients(train_state, gradient, optimizer, 0.9)
-    for name, value in params.items():
-        # The first step of Adam is the gradient's sign.
-        expected = value - 0.1 * (np.sign(gradient[name]) + 0.03 * value)
-        np.testing.assert_allclose(train_state.params[name], expected, atol=1e-5)
-    squares = sum(float(jnp.sum(a**2)) for a in gradient.values())
-    assert norms['grad_norm'] == pytest.approx(np.sqrt(squares), rel=1e-6)
-    moved = jax.tree.map(lambda a, b: a - b, train_state.params, params)
-    assert norms['update_norm'] == pytest.approx(float(optax.tree.norm(moved)), rel=1e-5)
-
-
 def test_split_and_merge_are_inverse():
     params = {'image': {'a': {'kernel': 1, 'bias': 2}, 'b': 3}, 'map': {'a': 4}}
     trainable, frozen = state.split(params, lambda path: path.startswith('image/a/'))
@@ -69,11 +51,15 @@ def test_split_and_merge_are_inverse():
     assert state.merge(params, {}) == params
 
 
-def add(totals, step, image, maps=None, t=(1, 200, 201, 1000), **norms):
+def add(totals, step, image, maps=None, *, t=(1, 200, 201, 1000), map_t=None, **norms):
     losses = {'image': jnp.float32(image)} | ({} if maps is None else {'map': jnp.float32(maps)})
     norms = {'grad_norm': 2.0, 'update_norm': 0.5} | norms
     return state.add_totals(
-        totals, step=jnp.int32(step), losses=losses, t=jnp.array(t), norms=norms
+        totals,
+        step=jnp.int32(step),
+        losses=losses,
+        t={'image': jnp.array(t), 'map': jnp.array(map_t or t)},
+        norms=norms,
     )
 
 
@@ -94,6 +80,17 @@ def test_log_line_holds_means_over_the_window_and_per_noise_level():
         jax.device_get(add(state.zero_totals(), 1, [1, 2, 3, 4])), has_map=False
     )
     assert not [name for name in without if 'map' in name]
+
+
+def test_streams_with_own_times_are_counted_by_their_own_and_clean_ones_not_at_all():
+    totals = state.zero_totals(own_times=True)
+    totals = add(totals, 1, [1, 2, 3, 4], [5, 6, 7, 0], t=(0, 200, 201, 1000), map_t=(1, 1, 999, 0))
+    means = state.means_of(jax.device_get(totals), has_map=True)
+    assert means['loss_image/t0001-0200'] == pytest.approx(2)
+    assert means['loss_image/t0801-1000'] == pytest.approx(4)
+    assert means['loss_map/t0001-0200'] == pytest.approx(5.5)
+    assert means['loss_map/t0801-1000'] == pytest.approx(7)
+    assert 'loss_map/t0201-0400' not in means
 
 
 @pytest.mark.parametrize(
