@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_jax.data import panoptic_png
+from panoptic_jax.data import instances, panoptic_png
 from panoptic_jax.data.categories import COCO
 from panoptic_jax.data.example import Category
 from panoptic_jax.export import coco
 
 LIST = (Category(1, 'person', True), Category(3, 'car', True), Category(149, 'road', False))
+
+
+def segments(category, categories):
+    """The segments of a map whose things are its connected areas."""
+    thing_ids = {entry.id for entry in categories if entry.is_thing}
+    return coco.segments(*instances.separate(category, thing_ids=thing_ids), categories)
 
 
 def test_segments_of_a_known_map():
@@ -24,7 +30,7 @@ def test_segments_of_a_known_map():
         ],
         np.uint8,
     )
-    colours, info = coco.segments(category, LIST)
+    colours, info = segments(category, LIST)
     assert colours.dtype == np.uint8
     assert info == [
         {'id': 149, 'category_id': 149, 'area': 3, 'bbox': [0, 1, 3, 3], 'iscrowd': 0},
@@ -39,12 +45,12 @@ def test_segments_of_a_known_map():
 
 
 def test_touching_corners_are_two_things():
-    _, info = coco.segments(np.array([[1, 0], [0, 1]], np.uint8), LIST)
+    _, info = segments(np.array([[1, 0], [0, 1]], np.uint8), LIST)
     assert [segment['area'] for segment in info] == [1, 1]
 
 
 def test_void_is_no_segment():
-    colours, info = coco.segments(np.zeros((3, 3), np.uint8), LIST)
+    colours, info = segments(np.zeros((3, 3), np.uint8), LIST)
     assert info == []
     assert not colours.any()
 
@@ -59,7 +65,7 @@ def written(tmp_path_factory):
     for number in (7, 19):
         maps[number] = generator.choice(codes, (60, 90))
         maps[number][10:40, 10:50] = generator.choice(codes)
-        colours, info = coco.segments(maps[number], COCO)
+        colours, info = segments(maps[number], COCO)
         Image.fromarray(colours).save(folder / f'{number}.png')
         images.append({'id': number, 'file_name': f'{number}.jpg', 'width': 90, 'height': 60})
         annotations.append(
@@ -117,7 +123,7 @@ def test_round_trip_through_files(read_back):
 
 def test_categories_that_are_not_listed_are_refused():
     with pytest.raises(ValueError, match='category 2, which is none of the 3 listed'):
-        coco.segments(np.full((2, 2), 2, np.uint8), LIST)
+        segments(np.full((2, 2), 2, np.uint8), LIST)
 
 
 IMAGE = {'id': 1, 'file_name': '1.png', 'width': 2, 'height': 2}

@@ -1,8 +1,7 @@
 """Generated maps as COCO-panoptic results: PNGs of segment ids, and one panoptic.json.
 
-A generated map knows categories only, so this module cuts the things into connected segments.
-`data/panoptic_png.py` defines the format of the PNGs and reads it, and `export/samples.py` writes
-the PNGs.
+`data/instances.py` finds the things of a generated map. `data/panoptic_png.py` defines the format
+of the PNGs and reads it, and `export/samples.py` writes the PNGs.
 """
 
 import json
@@ -19,87 +18,64 @@ from panoptic_jax.machine import files
 
 
 def segments(
-    category: np.ndarray, categories: Sequence[Category]
+    category: np.ndarray, instance: np.ndarray, categories: Sequence[Category]
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Cuts a category map into panoptic segments.
-
-    Each stuff category is one segment, and so is each 4-connected area of a thing category. Void
-    stays void.
+    """The panoptic segments of a map: each stuff category, and each thing. Void stays void.
 
     Args:
       category: (H, W) uint8 ids, 0 for void. COCO wants the size of the image, so the map must be
         enlarged first.
+      instance: (H, W) unsigned integers below 65536, see `instances.separate`: the things are
+        numbered from 1, the largest first; 0 for stuff and void.
       categories: The list that the ids refer to.
 
     Returns:
       colours: (H, W, 3) uint8, the content of the PNG. The id R + 256 G + 65536 B of a segment is
-        category + 256 n. n is 0 for stuff, and it numbers all things of the map from 1, the largest
-        first.
+        category + 256 n, where n is the instance's number.
       segments_info: `id`, `category_id`, `area` in pixels, `bbox` [left, top, width, height] in
-        pixels and `iscrowd` 0. The stuff comes first, then the things from large to small.
+        pixels and `iscrowd` 0. The stuff comes first, then the things by their numbers.
 
     Raises:
       ValueError: a pixel's category is not in the list.
     """
-    is_thing = {entry.id: entry.is_thing for entry in categories}
-    labels, owners = _label_segments(category, is_thing)
-    areas = np.bincount(labels.ravel(), minlength=len(owners) + 1)[1:]
-    boxes = ndimage.find_objects(labels)
+    known = {entry.id for entry in categories}
+    # In the types of the maps, 256 times a number would overflow.
+    keys = category + 256 * instance.astype(np.int32)
+    identifiers, rows, areas = np.unique(
+        np.where(category > 0, keys, 0), return_inverse=True, return_counts=True
+    )
+    rows = rows.reshape(category.shape)
+    boxes = ndimage.find_objects(rows + 1)
 
-    def rank(segment: int) -> tuple[bool, int]:
-        return is_thing[owners[segment]], -areas[segment]
+    def rank(row: int) -> tuple[int, int]:
+        return identifiers[row] >> 8, -areas[row]
 
-    # Row r is the id of label r; row 0 is void.
-    identifiers = np.zeros(len(owners) + 1, np.int32)
     segments_info = []
-    things = 0
-    for segment in sorted(range(len(owners)), key=rank):
-        owner = owners[segment]
-        # Stuff comes first, so the count is still 0 for all of it.
-        things += is_thing[owner]
-        identifier = owner + 256 * things
-        identifiers[segment + 1] = identifier
-        rows, columns = boxes[segment]
-        width = columns.stop - columns.start
-        height = rows.stop - rows.start
+    for row in sorted(range(len(identifiers)), key=rank):
+        owner = int(identifiers[row]) & 255
+        if owner == 0:
+            continue
+        if owner not in known:
+            raise ValueError(
+                f'The map holds category {owner}, which is none of the {len(known)} listed; '
+                'decode it with the valid codes of its data set.'
+            )
+        down, across = boxes[row]
         segments_info.append(
             {
-                'id': int(identifier),
+                'id': int(identifiers[row]),
                 'category_id': owner,
-                'area': int(areas[segment]),
-                'bbox': [columns.start, rows.start, width, height],
+                'area': int(areas[row]),
+                'bbox': [
+                    across.start,
+                    down.start,
+                    across.stop - across.start,
+                    down.stop - down.start,
+                ],
                 'iscrowd': 0,
             }
         )
-    return panoptic_png.segment_colours(identifiers[labels]), segments_info
-
-
-def _label_segments(
-    category: np.ndarray, is_thing: Mapping[int, bool]
-) -> tuple[np.ndarray, list[int]]:
-    """Numbers the segments of a map.
-
-    Returns:
-      labels: (H, W) int32; 0 for void, n + 1 in segment n.
-      owners: For each segment its category.
-    """
-    labels = np.zeros(category.shape, np.int32)  # (H, W)
-    owners: list[int] = []
-    for number in np.unique(category[category > 0]).tolist():
-        if number not in is_thing:
-            raise ValueError(
-                f'The map holds category {number}, which is none of the {len(is_thing)} listed; '
-                'decode it with the valid codes of its data set.'
-            )
-        mask = category == number  # (H, W)
-        if is_thing[number]:
-            # Without a structure, `label` joins pixels by their sides and not by their corners.
-            areas, count = ndimage.label(mask)
-        else:
-            areas, count = mask.astype(np.int32), 1
-        labels += np.where(mask, areas + len(owners), 0)
-        owners += [number] * count
-    return labels, owners
+    return panoptic_png.segment_colours(identifiers[rows]), segments_info
 
 
 def write_panoptic_json(

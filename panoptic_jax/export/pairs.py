@@ -99,6 +99,8 @@ class Pairs:
         except ValueError as error:
             raise ValueError(f'{path}: {error}') from error
         self._category_ids = dict(category_ids or own_ids)
+        things = {entry.id for entry in content.categories if entry.isthing}
+        self._thing_ids = frozenset(self._category_ids[i] for i in things & {*self._category_ids})
         # Maps are PNG files and images may be JPEG files, so their names differ in the ending.
         by_stem: dict[str, panoptic_json.Annotation] = {}
         for annotation in content.annotations:
@@ -132,7 +134,12 @@ class Pairs:
         return read_picture(path, upright=not self.has_maps)
 
     def ids(self, index: int) -> np.ndarray:
-        """The map of a pair: (h, w) uint8 category ids, 0 for void.
+        """The map of a pair: (h, w) uint8 category ids, 0 for void; the errors of `segments`."""
+        ids, _ = self.segments(index)
+        return ids
+
+    def segments(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The map of a pair, and the numbers of its things: (h, w) uint8 each, 0 for none.
 
         Raises:
           FileNotFoundError: the PNG is missing.
@@ -141,16 +148,15 @@ class Pairs:
         annotation = self._annotations[index]
         path, *_ = self._maps[annotation.file_name]
         segments = panoptic_png.segment_ids(read_colours(path))  # (H, W)
-        # Only the categories are wanted here, so no category has to count as a thing.
-        thing_ids = frozenset()
         infos = msgspec.to_builtins(annotation.segments_info)
         try:
-            ids, _ = panoptic_png.to_maps(segments, infos, self._category_ids, thing_ids)
+            maps = panoptic_png.to_maps(segments, infos, self._category_ids, self._thing_ids)
         except ValueError as error:
             raise ValueError(f'{path}: {error}') from error
         # Enlarged maps repeat every pixel.
-        step = ids.shape[0] // self._map_side if self._map_side else 1
-        return ids[::step, ::step]  # (h, w)
+        step = segments.shape[0] // self._map_side if self._map_side else 1
+        ids, instances = (each[::step, ::step] for each in maps)
+        return ids, instances  # (h, w)
 
     def fingerprint(self) -> list[list[str | int]]:
         """Name, bytes and time of the last change of every image, JSON-able, in their order.

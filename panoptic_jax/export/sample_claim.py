@@ -20,7 +20,12 @@ SETTINGS = 'settings.json'
 _UNFINISHED = 'unfinished.json'  # there while a job is at work, or was killed
 # The fields of `config.sample` that say which pairs are wanted and where, and not how they look.
 # The weights' name and hash stand beside them.
-_NO_PROMISE = ('weights', 'prompt', 'prompts', 'count', 'folder')
+_NO_PROMISE = ('weights', 'checkpoint', 'prompt', 'prompts', 'count', 'folder')
+_OLD_START = 'map_init_std'  # of versions before 0.4, which had no settings of streams
+_BEFORE_STREAMS = {
+    'guidance_ratio_map': 1.0, 'guidance_from': 0.0, 'guidance_to': 1.0, 'offset': 0.0,
+    'given': 'nothing', 'min_area': 0.0, 'image_start_std': 0.0, 'clip_image': False,
+}  # fmt: skip
 _OTHER = 'choose another --config.sample.folder, or delete it'
 
 
@@ -83,7 +88,7 @@ def check(
         return {}
     promised = sample_list.read_json(settings)
     # A list is the captions.json of a folder that no job of ours claimed.
-    promised = promised if isinstance(promised, Mapping) else {}
+    promised = _renewed(promised) if isinstance(promised, Mapping) else {}
     differences = _differences(promised, facts)
     entries = {}
     if not differences:
@@ -96,6 +101,19 @@ def check(
             f'{folder} holds samples of other settings ({", ".join(differences)}); {_OTHER}.'
         )
     return entries
+
+
+def _renewed(promised: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder of an earlier version says, in the settings of now."""
+    sample, model = dict(promised.get('sample', {})), dict(promised.get('model', {}))
+    if _OLD_START not in sample:
+        return dict(promised)
+    sample['map_start_std'] = sample.pop(_OLD_START)
+    # Each of these was so before there was a setting for it.
+    sample = _BEFORE_STREAMS | sample
+    model = {name: value for name, value in model.items() if name != 'map_prediction'}
+    model = {'join': 'tokens', 'separate_times': False, 'instance_bits': 0} | model
+    return {**promised, 'sample': sample, 'model': model}
 
 
 def _require_empty(folder: epath.Path) -> None:

@@ -24,7 +24,8 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from panoptic_jax.data import geometry
+from panoptic_jax.data import geometry, instances
+from panoptic_jax.data.example import Category
 from panoptic_jax.data.facts import CategoryList
 from panoptic_jax.export import coco, report, sample_list
 from panoptic_jax.export.cards import Pair
@@ -42,10 +43,13 @@ class Drawn(NamedTuple):
       images: (B, 256, 256, 3) uint8.
       ids: (B, kh, kw) uint8 category ids, which are enlarged for the PNGs; None for a model without
         maps.
+      instances: (B, kh, kw) the numbers of the things, see `instances.separate`; None where every
+        connected area of a thing's category is a thing.
     """
 
     images: np.ndarray
     ids: np.ndarray | None
+    instances: np.ndarray | None = None
 
 
 def folder_of(workdir: epath.PathLike, name: str) -> epath.Path:
@@ -84,10 +88,7 @@ def write_part(
         arrays[folder / 'images' / file_name] = drawn.images[row]
         entry = {'id': first + row, 'file_name': file_name, **request}
         if drawn.ids is not None:
-            # COCO's tools expect a map in the size of its image.
-            factor = geometry.IMAGE_SIDE // drawn.ids.shape[1]
-            enlarged = drawn.ids[row].repeat(factor, axis=0).repeat(factor, axis=1)  # (256, 256)
-            colours, segments_info = coco.segments(enlarged, categories.entries)
+            colours, segments_info = _segments(drawn, row, categories.entries)
             arrays[folder / 'panoptic' / file_name] = colours
             entry['segments_info'] = [
                 segment | {'category_id': source_ids[segment['category_id']]}
@@ -99,6 +100,21 @@ def write_part(
         for _ in pool.map(_write_png, arrays.keys(), arrays.values()):
             pass
     files.write_json(sample_list.part_path(folder, first), entries)
+
+
+def _segments(
+    drawn: Drawn, row: int, categories: Sequence[Category]
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The PNG and the segments of one pair's map, see `coco.segments`."""
+    if drawn.instances is None:
+        thing_ids = {category.id for category in categories if category.is_thing}
+        own = instances.separate(drawn.ids[row], thing_ids=thing_ids)
+    else:
+        own = drawn.ids[row], drawn.instances[row]
+    # COCO's tools expect a map in the size of its image.
+    factor = geometry.IMAGE_SIDE // drawn.ids.shape[1]
+    enlarged = [each.repeat(factor, axis=0).repeat(factor, axis=1) for each in own]  # (256, 256)
+    return coco.segments(*enlarged, categories)
 
 
 def read_json(folder: epath.Path, name: str) -> Any:

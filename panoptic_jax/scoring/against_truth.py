@@ -13,7 +13,7 @@ from panoptic_jax.encoders.load import Autoencoder
 from panoptic_jax.export import samples
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.metrics import mcd
-from panoptic_jax.scoring import maps, scene_scores
+from panoptic_jax.scoring import maps, scene_scores, segments
 from panoptic_jax.scoring.folder import Folder
 from panoptic_jax.scoring.score import Score
 from panoptic_jax.scoring.truth import Owners
@@ -48,7 +48,7 @@ def _repeats(folder: Folder, truth: Truth) -> bool:
 
 def _are_scenes(folder: Folder, truth: Truth) -> bool:
     """Whether the data are scenes and the pairs have maps and captions, which the oracle reads."""
-    is_scenes = truth.manifest.source['train'].get('source') == 'scenes'
+    is_scenes = scene_scores.are_scenes(truth.manifest)
     # Others' pairs may come without captions, and then the oracle has nothing to check.
     captioned = all('caption' in entry for entry in folder.entries)
     return is_scenes and folder.pairs.has_maps and captioned
@@ -99,6 +99,15 @@ def score_areas(
     )
     notes = [f'MCD {distance:.2f}' for distance in distances[: samples.REPORT_PAIRS]]
     return [score], notes, []
+
+
+def score_drawn_maps(folder: Folder, truth: Truth, interruption: Interruption) -> list[Score]:
+    """How well maps of given images repeat the true maps; none where no images were given."""
+    if not folder.given_image or _lacking(folder, truth):
+        return []
+    given = (folder.segments, truth.owners.indices, truth.split, truth.manifest)
+    scores = segments.score_segments(*given, interruption=interruption)
+    return scores + segments.score_pixels(*given, interruption=interruption)
 
 
 def score_with_autoencoder(

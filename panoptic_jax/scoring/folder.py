@@ -54,6 +54,11 @@ class Folder:
         return _is_given(self.facts)
 
     @property
+    def given_image(self) -> bool:
+        """Whether the images were given, so that the maps should be the true ones."""
+        return self.facts.get('sample', {}).get('given') == 'image'
+
+    @property
     def suffix(self) -> str:
         """Ends the names of what is written about this folder; '' for the run's own samples.
 
@@ -71,8 +76,13 @@ class Folder:
 
     def ids(self, number: int) -> np.ndarray:
         """The map of a pair: (h, w) uint8 ids of the data's categories, 0 for void."""
-        ids = self.pairs.ids(number)
-        return ids if self.table is None else self.table[ids]
+        ids, _ = self.segments(number)
+        return ids
+
+    def segments(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The map of a pair, and the numbers of its things: (h, w) uint8 each, 0 for none."""
+        ids, instances = self.pairs.segments(number)
+        return ids if self.table is None else self.table[ids], instances
 
 
 def of_samples(path: epath.Path, data: CategoryList) -> Folder:
@@ -124,4 +134,5 @@ def _opened(
 
 
 def _is_given(facts: Mapping[str, Any]) -> bool:
-    return bool(facts.get('model', {}).get('given_map'))
+    by_model = bool(facts.get('model', {}).get('given_map'))
+    return by_model or facts.get('sample', {}).get('given') == 'map'

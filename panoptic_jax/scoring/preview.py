@@ -15,12 +15,15 @@ from panoptic_jax.data.geometry import true_ids
 from panoptic_jax.data.manifest import open_manifest
 from panoptic_jax.encoders.load import Autoencoder, check_same, load_autoencoder
 from panoptic_jax.machine import sharding
-from panoptic_jax.metrics import mcd
 from panoptic_jax.models.forms import compute_dtype, for_mesh
+from panoptic_jax.programs.conditions import Conditions
 from panoptic_jax.programs.description import Description
-from panoptic_jax.programs.sampler import Sampling, make_sampler, pair_keys
+from panoptic_jax.programs.keys import pair_keys
+from panoptic_jax.programs.sampler import Sampling, make_sampler
+from panoptic_jax.scoring import preview_scores
+from panoptic_jax.scoring.scene_scores import are_scenes
 
-Preview = Callable[[dict], tuple[dict[str, np.ndarray], dict[str, float]]]
+Preview = Callable[[dict], tuple[dict[str, np.ndarray], dict[str, float | None]]]
 
 _COLUMNS = 4  # pairs in a row of the grid
 _ROW_GAP, _COLUMN_GAP = 4, 8  # white pixels between pairs
@@ -34,12 +37,16 @@ class PreviewData(NamedTuple):
       void_wins: Whether void won the pooling that the data were prepared with.
       empty_text: (L, D) features of the empty caption.
       autoencoder: Decodes the drawn latents.
+      yardsticks: What the MCD is read beside; None where maps are not compared.
+      is_scenes: Whether the data are the embedded scenes, which can be read back.
     """
 
     records: Sequence[Mapping[str, Any]]
     void_wins: bool
     empty_text: np.ndarray
     autoencoder: Autoencoder
+    yardsticks: preview_scores.Yardsticks | None
+    is_scenes: bool
 
 
 def open_data(
@@ -62,11 +69,19 @@ def open_data(
     check_same(autoencoder.facts, description.autoencoder, 'autoencoder')
     name = 'validation' if 'validation' in manifest.splits else 'train'
     split = loader.Split(data_dir, name, cache)
+    yardsticks = None
+    # The process that shows is the one that scores.
+    if description.predicts_map and not jax.process_index():
+        yardsticks = preview_scores.yardsticks_of(
+            split, side=description.map_side, void_wins=manifest.void_wins
+        )
     return PreviewData(
         records=[split[i % len(split)] for i in range(count)],
         void_wins=manifest.void_wins,
         empty_text=loader.empty_text(data_dir),
         autoencoder=autoencoder,
+        yardsticks=yardsticks,
+        is_scenes=are_scenes(manifest),
     )
 
 
@@ -78,7 +93,7 @@ def make_preview(
     mesh: jax.sharding.Mesh,
     fused_attention: bool,
 ) -> Preview:
-    """The train loop's preview: the same captions and noise each time, as a grid and an MCD.
+    """The train loop's preview: the same captions and noise each time, as a grid and scores.
 
     Args:
       description: The model.
@@ -88,8 +103,8 @@ def make_preview(
       fused_attention: Whether to take the platform's attention kernel.
 
     Returns:
-      A function params -> ({'preview': grid picture}, {'preview/mcd': value}). A model without maps
-      gives its images alone, and a model whose maps are given has no MCD.
+      A function params -> ({'preview': grid picture}, scores of `preview_scores.score`). A model
+      without maps gives its images alone. Processes other than the first give nothing.
     """
     count = len(data.records)
     truth = None
@@ -107,14 +122,21 @@ def make_preview(
     whole = sharding.replicated(mesh)
     # Fewer pairs than devices cannot be split; each device then draws all of them.
     rows = whole if count % mesh.size else sharding.of_batch(mesh)
-    # A model of given maps gets the true ones, and nothing is left to compare.
+    compared = preview_scores.Truth(
+        captions=[record['captions'][0] for record in data.records],
+        maps=truth,
+        compares_maps=description.predicts_map,
+        yardsticks=data.yardsticks,
+        is_scenes=data.is_scenes,
+    )
+    # A model of given maps gets the true ones, and nothing of them is left to compare.
     given = truth if description.given_map else None
     text, given = sharding.place((text, given), rows)
 
     @functools.partial(jax.jit, out_shardings=whole)  # the parameters stay as they lie
     def draw(params, text, given):
         keys = jax.lax.with_sharding_constraint(pair_keys(seed=0, first=0, count=count), rows)
-        return sampler(params, text, keys, given)
+        return sampler(params, text, keys, Conditions(map=given))[:2]
 
     def preview(params):
         latents, ids = draw(params, text, given)
@@ -126,9 +148,7 @@ def make_preview(
             return {'preview': images}, {}
         ids = np.asarray(ids)
         pictures = {'preview': grid_of_pairs(images, ids, columns=_COLUMNS)}
-        if not description.predicts_map:
-            return pictures, {}
-        return pictures, {'preview/mcd': float(mcd.mcd(ids, truth).mean())}
+        return pictures, preview_scores.score(images, ids, compared)
 
     return preview
 

@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from panoptic_jax.data import geometry, loader, scene_oracle, scene_words
+from panoptic_jax.data import geometry, loader, scene_oracle, scene_segments, scene_words
 from panoptic_jax.data.manifest import Manifest
 from panoptic_jax.encoders.load import Autoencoder
 from panoptic_jax.export import report
@@ -17,6 +17,7 @@ from panoptic_jax.scoring.features import square
 from panoptic_jax.scoring.folder import Folder
 from panoptic_jax.scoring.maps import HELD
 from panoptic_jax.scoring.score import Score
+from panoptic_jax.scoring.segments import Segments, Tally, scores_of, tally
 
 _ORACLE_IMAGES = 200  # at most: true images that are decoded for ceiling and floor
 _LEAST_IMAGES = 3  # which the yardsticks shuffle
@@ -28,6 +29,12 @@ _READINGS = {
     'stuff_recall_image': 'Captioned backgrounds that the image shows.',
     'image_map_agreement': 'Share of cells where image and map show the same.',
 }
+_THING_IDS = frozenset(scene_words.THINGS)
+# Stands at each figure: the oracle knows colours, and nothing else of an image.
+_AGAINST = (
+    'The map against its own image, which the oracle reads by colours: the caption says what has '
+    'which colour, and other colours are void'
+)
 
 
 def score_scenes(
@@ -52,23 +59,23 @@ def score_scenes(
     if len(split) < _LEAST_IMAGES:
         logging.info('The split has fewer than 3 images, so the scene scores are left out.')
         return []
-    readable = [i for i, caption in enumerate(captions) if _is_scene_caption(caption)][:HELD]
+    readable = readable_of(captions)[:HELD]
     if not readable:
         logging.info('No prompt is in the words of scenes, so the scene scores are left out.')
         return []
     # Others' pairs may have any size.
-    maps = [_fit_to_scenes(pairs.ids(number)) for number in readable]
-    values = scene_oracle.score(
-        [square(pairs.image(number)) for number in readable],
-        maps,
-        [captions[number] for number in readable],
-    )
+    segments = [_fit_to_scenes(pairs.segments(number)) for number in readable]
+    maps = [category for category, _ in segments]
+    images = [square(pairs.image(number)) for number in readable]
+    own_captions = [captions[number] for number in readable]
+    values = scene_oracle.score(images, maps, own_captions)
 
     # The yardsticks see what a perfect model could give: the true latents, decoded.
     records = [split[index] for index in range(min(len(split), _ORACLE_IMAGES))]
     decoded = autoencoder.decode(np.stack([geometry.true_latents(r) for r in records]))
     side = maps[0].shape[0]
-    true_maps = [geometry.true_ids(record, side, manifest.void_wins) for record in records]
+    true_segments = [geometry.true_segments(r, side, manifest.void_wins) for r in records]
+    true_maps = [category for category, _ in true_segments]
     first_captions = [record['captions'][0] for record in records]
     yardsticks = scene_oracle.yardsticks(decoded, true_maps, first_captions)
 
@@ -82,16 +89,47 @@ def score_scenes(
             detail=f'higher is better, n = {len(readable)}',
         )
         scores.append(Score(metric, len(readable), len(records)))
-    return scores
+    marks = {
+        'floor': _tally(decoded, [*true_segments[1:], true_segments[0]], first_captions),
+        'ceiling': _tally(decoded, true_segments, first_captions),
+    }
+    own = _tally(images, segments, own_captions)
+    return scores + scores_of(own, marks, thing_ids=_THING_IDS, against=_AGAINST, prefix='pair_')
 
 
-def _fit_to_scenes(ids: np.ndarray) -> np.ndarray:
+def readable_of(captions: Sequence[str]) -> list[int]:
+    """The numbers of the captions that are in the words of scenes, which the oracle can read."""
+    return [number for number, caption in enumerate(captions) if _is_scene_caption(caption)]
+
+
+def are_scenes(manifest: Manifest) -> bool:
+    """Whether data are the embedded scenes."""
+    return manifest.source['train'].get('source') == 'scenes'
+
+
+def _tally(
+    images: Sequence[np.ndarray], maps: Sequence[Segments], captions: Sequence[str]
+) -> Tally:
+    """Compares what maps show with what their images show, cell by cell."""
+    return tally(
+        lambda number: scene_segments.of_image(images[number], captions[number]),
+        lambda number: scene_segments.of_map(*maps[number]),
+        len(maps),
+        thing_ids=_THING_IDS,
+    )
+
+
+def _fit_to_scenes(segments: Segments) -> Segments:
     """A map as the oracle reads it: square, its side one of those that models have."""
-    square_ids = ids[geometry.central_square(ids)]
-    if len(square_ids) in (32, 64, geometry.STORED_MAP_SIDE):
-        return square_ids
+    category, instance = (each[geometry.central_square(each)] for each in segments)
+    if len(category) in (32, 64, geometry.STORED_MAP_SIDE):
+        return category, instance
     size = (geometry.STORED_MAP_SIDE, geometry.STORED_MAP_SIDE)
-    return np.asarray(Image.fromarray(square_ids).resize(size, Image.Resampling.NEAREST))
+
+    def resized(ids):
+        return np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
+
+    return resized(category), resized(instance)
 
 
 def _is_scene_caption(caption: str) -> bool:

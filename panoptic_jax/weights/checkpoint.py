@@ -10,15 +10,16 @@ import errno
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 
-from panoptic_jax.machine import files
+from panoptic_jax.machine import files, hosts
 from panoptic_jax.machine.disk import first_line
-from panoptic_jax.weights import checksums, orbax_files, steps
+from panoptic_jax.weights import best, checksums, orbax_files, steps
 
 # What TensorStore says of a disk in the words of the system, inside other errors.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
@@ -32,13 +33,14 @@ class Checkpoints:
     very buffers, JAX does not write into a buffer that is being read but takes a new one.
     """
 
-    def __init__(self, workdir: str, keep_last: int = 1, keep_every: int = 0):
+    def __init__(self, workdir: str, *, keep_last: int = 1, keep_every: int = 0, best_by: str = ''):
         """Opens the checkpoints and removes what a killed save has left.
 
         Args:
           workdir: The run's folder; `checkpoints/` in it is made if missing.
           keep_last: How many of the newest checkpoints to keep.
           keep_every: Keep the checkpoints at multiples of this many steps, too; 0: none.
+          best_by: Keep the best one by this score, too, see `best.NAMES`; '': none.
 
         Raises:
           ValueError: the folder cannot be made or written.
@@ -50,22 +52,44 @@ class Checkpoints:
         self._until_close = contextlib.ExitStack()
         _require_writable(self._folder)
         self._until_close.enter_context(orbax_files.quiet())
+        self._best_by = best_by
+        self._best_rank: float | None = None
+        self._best: set[int] = set()  # the best step, if there is one
+        for rank, step in best.best_first(workdir, best_by)[:1] if best_by else ():
+            self._best_rank, self._best = rank, {step}
         self._manager = orbax_files.open_manager(
-            self._folder, digits=steps.DIGITS, keep_last=keep_last, keep_every=keep_every
+            self._folder,
+            digits=steps.DIGITS,
+            keep_last=keep_last,
+            keep_every=keep_every,
+            chosen=self._best,
         )
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint; None where there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: Any, data: dict, meta: dict) -> None:
+    def is_best(self, scores: Mapping[str, float | None]) -> bool:
+        """Whether scores are better than those of every saved step.
+
+        Every process of a job has to call this; the scores of process 0 count.
+        """
+        if not self._best_by:
+            return False
+        rank = best.rank(self._best_by, scores)
+        better = rank is not None and (self._best_rank is None or rank > self._best_rank)
+        return bool(hosts.of_first(int(better)))
+
+    def save(self, step: int, state: Any, data: dict, meta: dict, *, is_best: bool = False) -> None:
         """Starts a save in the background.
 
         Args:
           step: Optimiser steps done.
           state: The whole training state.
           data: The position in the data, JSON-able.
-          meta: What a reader has to know before it can restore the state, JSON-able.
+          meta: What a reader has to know before it can restore the state, JSON-able; 'scores'
+            has those of this step.
+          is_best: Whether to keep this step in the place of the best one so far.
 
         Raises:
           ValueError: this save cannot start, or the one before it has failed in the background.
@@ -78,8 +102,15 @@ class Checkpoints:
         self._bytes = sum(
             math.prod(array.shape) * array.dtype.itemsize for array in jax.tree.leaves(state)
         )
+        if is_best:
+            # The one before is removed when this one is complete, not earlier.
+            self._best.clear()
+            self._best.add(step)
+            self._best_rank = best.rank(self._best_by, meta.get('scores', {}))
+            logging.info('Step %d is the best one by %s, and is kept.', step, self._best_by)
+        meta = {**meta, 'checksums': checksums.LIST, 'best_by': self._best_by}
         with self._explaining():
-            parts = orbax_files.parts_of(state, data, {**meta, 'checksums': checksums.LIST})
+            parts = orbax_files.parts_of(state, data, meta)
             self._manager.save(step, args=parts, force=True)
 
     def close(self) -> None:

@@ -218,7 +218,7 @@ def _odd_fields(description: Description) -> list[str]:
     parts = (description.model, description.autoencoder, description.text)
     named = [(f'{field.name} is', field.type, getattr(part, field.name))
              for part in parts for field in dataclasses.fields(part)]  # fmt: skip
-    named.append(('map_noise_std is', float, description.map_noise_std))
+    named += [(f'{s}.noise_std is', float, v.noise_std) for s, v in description.streams.items()]
     named += [('a category is called', str, each.name) for each in description.categories.entries]
     odd = []
     for words, kind, value in named:
@@ -226,9 +226,8 @@ def _odd_fields(description: Description) -> list[str]:
         kinds = (int, float) if kind is float else (typing.get_origin(kind) or kind,)
         if type(value) not in kinds or (kind is float and not math.isfinite(value)):
             odd.append(f'{words} {value!r}')
-    model = description.model
-    if model.name not in build.NAMES or model.map_prediction not in ('data', 'noise'):
-        odd.append(f'name is {model.name!r}, map_prediction {model.map_prediction!r}')
+    if description.model.name not in build.NAMES:
+        odd.append(f'name is {description.model.name!r}')
     return odd
 
 

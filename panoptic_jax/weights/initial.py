@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from panoptic_jax.data.manifest import Manifest
 from panoptic_jax.models import two_stream
-from panoptic_jax.programs.description import check_encoders
+from panoptic_jax.programs.same_model import check_encoders
 from panoptic_jax.weights import file as weights_file
 from panoptic_jax.weights import foreign_names
 
@@ -155,7 +155,8 @@ def fill(params: dict, loaded: Mapping[str, Any], path: str) -> dict:
       path: The file, for messages.
 
     Raises:
-      ValueError: naming the first parameters that are missing, left over or of another shape.
+      ValueError: nothing in common; or naming the first parameters that are missing, left over or
+        of another shape.
     """
     if 'map' not in loaded and 'map' in params:
         image = fill({'image': params['image']}, loaded, path)
@@ -163,6 +164,11 @@ def fill(params: dict, loaded: Mapping[str, Any], path: str) -> dict:
         has_blocks = any(name.startswith('blocks_') for name in params['map'])
         # One-stream models have no map blocks: their blocks serve both streams.
         return two_stream.copy_image_blocks(filled) if has_blocks else filled
+    if loaded and not set(params) & set(loaded):
+        raise ValueError(
+            f'{path} holds a network of another kind: its parts are {", ".join(sorted(loaded))}, '
+            f'those of the model {", ".join(sorted(params))}; take weights of the same model.name.'
+        )
     ours = flatten_dict(params, sep='/')
     streams = {stream: loaded[stream] for stream in params if stream in loaded}
     theirs = flatten_dict(streams, sep='/')

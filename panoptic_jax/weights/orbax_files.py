@@ -6,7 +6,7 @@
 import contextlib
 import fnmatch
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,12 @@ UNFINISHED = ocp.path.step.TMP_DIR_SUFFIX  # follows the step in the name of an 
 
 
 def open_manager(
-    folder: epath.Path, *, digits: int, keep_last: int, keep_every: int
+    folder: epath.Path,
+    *,
+    digits: int,
+    keep_last: int,
+    keep_every: int,
+    chosen: Container[int] = (),
 ) -> ocp.CheckpointManager:
     """Opens the folder of all steps for saving, and removes what a killed save has left.
 
@@ -29,9 +34,10 @@ def open_manager(
       digits: Number of digits of the step in a folder's name.
       keep_last: How many of the newest steps to keep.
       keep_every: Keep the multiples of this many steps, too; 0: none.
+      chosen: Keep these steps, too, which may be others at each save.
     """
     # More than one, since the newest may be cut off by a full disk.
-    kept = [preservation_policy.LatestN(keep_last)]
+    kept = [preservation_policy.LatestN(keep_last), _Chosen(chosen)]
     if keep_every:
         kept.append(preservation_policy.EveryNSteps(keep_every))
     options = ocp.CheckpointManagerOptions(
@@ -46,6 +52,17 @@ def open_manager(
     # Last, since parts are completed in this order, and the list of checksums has all of them.
     parts.add('state', ocp.args.StandardSave, _StateHandler())
     return ocp.CheckpointManager(folder, options=options, handler_registry=parts)
+
+
+class _Chosen(preservation_policy.PreservationPolicy):
+    """Keeps the steps of a set that its owner changes; Orbax has a policy for fixed steps alone."""
+
+    def __init__(self, chosen: Container[int]):
+        self._chosen = chosen
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Whether to keep each of the steps."""
+        return [checkpoint.step in self._chosen for checkpoint in checkpoints]
 
 
 class _StateHandler(ocp.StandardCheckpointHandler):

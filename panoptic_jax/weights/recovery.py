@@ -5,7 +5,7 @@ reads a step, and `weights/checkpoint.py` saves them.
 """
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import jax
@@ -15,6 +15,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from panoptic_jax.machine import files, hosts
+from panoptic_jax.weights import best as best_steps
 from panoptic_jax.weights import checksums, orbax_files, steps
 
 Result = TypeVar('Result')
@@ -23,7 +24,6 @@ _TRIES = 100  # so often a training may remove the step that is being read
 _NONE = -1  # stands for no step where processes tell one another numbers
 
 
-@orbax_files.quiet()
 def newest(
     workdir: str, read: Callable[[steps.Step], Result]
 ) -> tuple[Result, dict[int, str]] | None:
@@ -42,18 +42,61 @@ def newest(
     Raises:
       ValueError: no step is whole; or what `read` raises.
     """
+    return _first_whole(workdir, read, steps.numbers, 'newest')
+
+
+def best(workdir: str, read: Callable[[steps.Step], Result]) -> Result | None:
+    """Reads the best whole step of a workdir, by the score that its training keeps the best of.
+
+    Every process of a job has to call this.
+
+    Args:
+      workdir: The folder of the training.
+      read: Takes what it needs from a step.
+
+    Returns:
+      What `read` returned; None where there is no step with a score.
+
+    Raises:
+      ValueError: the training keeps no best step; no step with a score is whole; or what `read`
+        raises.
+    """
+
+    def order(workdir):
+        name = best_steps.chosen_by(workdir)
+        return [number for _, number in best_steps.best_first(workdir, name)] if name else []
+
+    if hosts.of_first(bool(steps.numbers(workdir)) and not best_steps.chosen_by(workdir)):
+        raise ValueError(
+            f'The training in {workdir} keeps no best step; --config.checkpoint_best says by which '
+            "score it should, and --config.sample.checkpoint='newest' takes its newest step."
+        )
+    found = _first_whole(workdir, read, order, 'best')
+    return found and found[0]
+
+
+@orbax_files.quiet()
+def _first_whole(
+    workdir: str,
+    read: Callable[[steps.Step], Result],
+    order: Callable[[str], Sequence[int]],
+    word: str,
+) -> tuple[Result, dict[int, str]] | None:
+    """Reads the first whole step in an order that may change; `word` says what it is, for logs."""
     faults = {}
     for _ in range(_TRIES):
-        left = [number for number in steps.numbers(workdir) if number not in faults]
+        left = [number for number in order(workdir) if number not in faults]
         # Another step may be there when the next process looks: all take the first one's.
         number = hosts.of_first(left[0] if left else _NONE)
         if number == _NONE:
             return _nothing(workdir, faults)
         result, fault, verified = _attempt(steps.folder_of(workdir) / steps.name_of(number), read)
         if not _anywhere(fault is not None):
-            _warn(workdir, number, faults)
+            _warn(workdir, number, faults, word)
             return result, faults
-        if hosts.of_first(_has_moved_on(workdir, number, faults)):
+        # A training may have saved a better one meanwhile, or removed this one.
+        now = [other for other in order(workdir) if other not in faults]
+        if hosts.of_first(now[:1] != [number]):
             continue
         if verified:
             raise ValueError(
@@ -100,12 +143,6 @@ def _attempt(folder: epath.Path, read: Callable[[steps.Step], Result]) -> tuple:
         return None, f'its meta cannot be understood ({steps.brief(error)})', False
 
 
-def _has_moved_on(workdir: str, number: int, faults: Mapping[int, str]) -> bool:
-    """Whether a training has saved a newer step meanwhile, or removed this one."""
-    there = steps.numbers(workdir)
-    return number not in there or any(step > number and step not in faults for step in there)
-
-
 def _anywhere(happened: bool) -> bool:
     """Whether something happened in any process; every process has to call this."""
     if jax.process_count() == 1:
@@ -113,11 +150,11 @@ def _anywhere(happened: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.int32(happened))))
 
 
-def _warn(workdir: str, number: int, faults: Mapping[int, str]) -> None:
+def _warn(workdir: str, number: int, faults: Mapping[int, str], word: str) -> None:
     if faults:
         logging.warning(
-            'Damaged checkpoints in %s: %s. Step %d is taken, the newest whole one.',
-            steps.folder_of(workdir), _listed(faults), number,
+            'Damaged checkpoints in %s: %s. Step %d is taken, the %s whole one.',
+            steps.folder_of(workdir), _listed(faults), number, word,
         )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from panoptic_jax.data import loader
 from panoptic_jax.data.manifest import open_manifest
 from panoptic_jax.machine import sharding
 from panoptic_jax.programs import state
-from panoptic_jax.programs.description import Description, check_encoders
+from panoptic_jax.programs.description import Description
+from panoptic_jax.programs.same_model import check_encoders
 from panoptic_jax.weights import initial, recovery, steps
 from panoptic_jax.weights.file import Weights, from_bytes, read
 
@@ -34,16 +35,17 @@ class Restored(NamedTuple):
     step: int
 
 
-def from_checkpoint(workdir: str, *, ema: bool) -> Restored:
-    """The model of the newest checkpoint.
+def from_checkpoint(workdir: str, *, ema: bool, which: str = 'newest') -> Restored:
+    """The model of the newest checkpoint, or of the best one.
 
     Args:
       workdir: Folder of the training, which may still be going on.
       ema: Whether to take the averaged weights rather than the last ones.
+      which: 'newest' or 'best', see `recovery.best`.
 
     Raises:
-      FileNotFoundError, ValueError: there is no checkpoint, none is whole, or its weights are not
-        finite.
+      FileNotFoundError, ValueError: there is no checkpoint, none is whole, its weights are not
+        finite, or the training keeps no best one.
     """
 
     def restore(step: steps.Step) -> Restored:
@@ -58,18 +60,22 @@ def from_checkpoint(workdir: str, *, ema: bool) -> Restored:
         params = state.merge(restored[name], restored.get('frozen', {}))
         return Restored(params, description, step.number)
 
-    found = recovery.newest(workdir, restore)
-    if found is None:
+    if which == 'best':
+        restored = recovery.best(workdir, restore)
+    else:
+        found = recovery.newest(workdir, restore)
+        restored = found and found[0]
+    if restored is None:
+        kind = 'checkpoint with a score' if which == 'best' else 'checkpoint'
         raise FileNotFoundError(
-            f'{workdir} holds no checkpoint; train into it first, or name a weights file with '
+            f'{workdir} holds no {kind}; train into it first, or name a weights file with '
             '--config.sample.weights=PATH.'
         )
-    restored, _ = found
     return restored
 
 
 def for_sampling(
-    workdir: str, *, weights_path: str, ema: bool, data_dir: str
+    workdir: str, *, weights_path: str, ema: bool, data_dir: str, which: str = 'newest'
 ) -> tuple[Weights, str]:
     """The weights that a sampling job draws with.
 
@@ -78,6 +84,7 @@ def for_sampling(
         imported file in it.
       weights_path: A weights file, or '' for none.
       ema: Whether to take a checkpoint's averaged weights rather than the last ones.
+      which: The 'newest' checkpoint or the 'best' one.
       data_dir: Prepared data of a checkpoint's encoders; they hold the empty caption's features.
 
     Returns:
@@ -87,14 +94,20 @@ def for_sampling(
       FileNotFoundError, ValueError: no such weights, or data of other encoders.
     """
     imported = epath.Path(workdir) / 'weights.safetensors'
-    if not weights_path and imported.exists() and not steps.numbers(workdir):
+    wants_file = not weights_path and which == 'newest'
+    if wants_file and imported.exists() and not steps.numbers(workdir):
         weights_path = str(imported)
     if weights_path:
+        if which != 'newest':
+            raise ValueError(
+                f"sample.checkpoint is {which!r}; it must be 'newest' where sample.weights names a "
+                'file, which is no checkpoint.'
+            )
         # The name changes with the content, so that samples of other weights are not taken up.
         content = read(weights_path)
         digest = hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
         return from_bytes(content, weights_path), f'{epath.Path(weights_path).name} {digest}'
-    restored = from_checkpoint(workdir, ema=ema)
+    restored = from_checkpoint(workdir, ema=ema, which=which)
     check_encoders(restored.description, open_manifest(data_dir), workdir)
     weights = Weights(restored.params, loader.empty_text(data_dir), restored.description)
     return weights, f'step {restored.step}'

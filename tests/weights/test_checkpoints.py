@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from absl import logging
 
-from panoptic_jax.weights import checkpoint, checksums, orbax_files, recovery, steps
+from panoptic_jax.command import fields
+from panoptic_jax.weights import best, checkpoint, checksums, orbax_files, recovery, steps, trained
 
 META = {'seconds': 1.5, 'description': {'name': 'tiny'}}
 SAVED = (2, 4, 6)
@@ -344,3 +345,72 @@ def test_what_a_killed_save_has_left_is_removed(workdir):
     save_one(workdir, 8)
     assert not left.exists()
     assert newest(workdir) == (8, {})
+
+
+# --- The best one.
+
+
+def save_scored(workdir, scores, **options):
+    """Saves a step for each score, as training does; returns the steps that are left."""
+    checkpoints = checkpoint.Checkpoints(str(workdir), **{'best_by': 'agreement'} | options)
+    for number, value in scores.items():
+        own = {best.NAME_OF['agreement']: value, best.NAME_OF['mcd']: value}
+        meta = META | {'scores': own}
+        is_best = checkpoints.is_best(own)
+        checkpoints.save(number, make(number), {'batches': number}, meta, is_best=is_best)
+    checkpoints.close()
+    return steps.numbers(str(workdir))[::-1]
+
+
+def test_the_best_step_stays_beside_the_newest_also_after_restarts(tmp_path):
+    assert save_scored(tmp_path, {1: 0.3, 2: 0.7, 3: 0.5}) == [2, 3]
+    assert save_scored(tmp_path, {4: 0.6, 5: None, 6: 0.7}) == [2, 6]
+    assert recovery.best(str(tmp_path), restore)[0] == 2
+    assert newest(tmp_path) == (6, {})
+    assert save_scored(tmp_path, {7: 0.9, 8: 0.1}, keep_last=2) == [7, 8]
+    # Another score: the lowest MCD of those that are left is that of step 8.
+    assert save_scored(tmp_path, {9: 0.5, 10: 0.4}, best_by='mcd') == [8, 10]
+    assert recovery.best(str(tmp_path), restore)[0] == 8
+
+
+def test_a_damaged_best_step_is_passed_over_with_a_warning(tmp_path, warnings):
+    save_scored(tmp_path, {1: 0.3, 2: 0.7, 3: 0.5, 4: 0.6}, keep_last=4)
+    flip(folder(tmp_path, 2) / 'state' / '_METADATA', np.random.default_rng(0))
+    assert recovery.best(str(tmp_path), restore)[0] == 4
+    (warning,) = warnings
+    assert ': in step 2, ' in warning
+    assert 'Step 4 is taken, the best whole one' in warning
+    warnings.clear()
+    (folder(tmp_path, 4) / 'meta' / 'metadata').write_text('{')
+    save_scored(tmp_path, {})
+    assert recovery.best(str(tmp_path), restore)[0] == 3
+    assert any('Step 4 of' in warning and 'no known score' in warning for warning in warnings)
+
+
+def test_a_training_without_a_best_step_says_so(whole, tmp_path):
+    with pytest.raises(ValueError, match=r'keeps no best step; --config\.checkpoint_best'):
+        recovery.best(str(whole), restore)
+    assert recovery.best(str(tmp_path), restore) is None
+
+
+def test_ranks_are_higher_for_better_scores_and_none_for_no_number():
+    rng = np.random.default_rng(7)
+    low, high = sorted(rng.random(2))
+    for name in ('', *best.NAMES):
+        assert fields.FIELDS['checkpoint_best'].holds(name)
+    assert fields.FIELDS['checkpoint_best'].expected.count(',') == len(best.NAMES)
+    for name, score in best.NAME_OF.items():
+        better = best.rank(name, {score: high}) > best.rank(name, {score: low})
+        assert better == (name == 'agreement')
+        for nothing in ({}, {score: None}, {score: np.nan}):
+            assert best.rank(name, nothing) is None
+    streams = {'validation/loss_image': low, 'validation/loss_map': high, 'preview/mcd': 5.0}
+    assert best.rank('loss', streams) == pytest.approx(-low - high)
+
+
+def test_a_weights_file_is_no_best_checkpoint(tmp_path):
+    given = {'weights_path': str(tmp_path / 'w.safetensors'), 'ema': True, 'data_dir': 'none'}
+    with pytest.raises(
+        ValueError, match=r"sample\.checkpoint is 'best'; it must be 'newest' where"
+    ):
+        trained.for_sampling(str(tmp_path), which='best', **given)

@@ -13,7 +13,9 @@ from flax.traverse_util import flatten_dict
 
 from panoptic_jax.data import loader, manifest
 from panoptic_jax.data.facts import CategoryList
-from panoptic_jax.programs.description import Description, check_encoders, check_same_model
+from panoptic_jax.diffusion.streams import PAPER, Stream
+from panoptic_jax.programs.description import Description
+from panoptic_jax.programs.same_model import check_encoders, check_same_model
 from panoptic_jax.weights import file as weights_file
 from panoptic_jax.weights import initial
 
@@ -151,14 +153,19 @@ def test_a_checkpoint_of_the_same_model_fits(saved):
 
 def test_descriptions_of_before_these_settings_are_read(saved):
     _, _, description = saved
-    added = ('map_prediction', 'zero_conv_bias')
+    description = with_model(description, name='one_stream')
+    added = ('join', 'separate_times', 'instance_bits', 'zero_conv_bias')
     content = description.to_json()
     content['model'] = {k: value for k, value in content['model'].items() if k not in added}
-    older = Description.from_json(content)
+    del content['streams']
+    older = Description.from_json(content | {'map_noise_std': 2.0})
     check_same_model(description, older, 'runs/a')
     older.build(jnp.float32)
-    noise = with_model(description, map_prediction='noise')
-    with pytest.raises(ValueError, match=r"model\.map_prediction: 'data' there, 'noise' in this"):
+    content['model']['map_prediction'] = 'noise'
+    noise = Description.from_json(content | {'map_noise_std': 1.5})
+    assert noise.streams['map'] == Stream(1.5, 'noise')
+    assert noise.streams['image'] == PAPER['image']
+    with pytest.raises(ValueError, match=r"map\.prediction: 'data' there, 'noise' in this"):
         check_same_model(noise, older, 'runs/a')
 
 
@@ -167,10 +174,10 @@ def test_a_checkpoint_of_another_model_is_refused(saved):
     deep = with_model(description, depth=4)
     with pytest.raises(ValueError, match=r'model\.depth: 2 there, 4 in this config'):
         check_same_model(deep, description, 'runs/a')
-    quiet = dataclasses.replace(description, map_noise_std=0.5)
+    quiet = dataclasses.replace(description, streams=PAPER | {'map': Stream(0.5, 'data')})
     check_same_model(quiet, description, 'runs/a')  # it has no map
     quiet, description = (with_model(each, name='one_stream') for each in (quiet, description))
-    with pytest.raises(ValueError, match=r'map_noise_std: 2\.0 there, 0\.5 in this config'):
+    with pytest.raises(ValueError, match=r'map\.noise_std: 2\.0 there, 0\.5 in this config'):
         check_same_model(quiet, description, 'runs/a')
     categories = description.categories
     fewer = dataclasses.replace(
