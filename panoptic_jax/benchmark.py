@@ -25,8 +25,10 @@ from panoptic_jax.machine import chips, files, sharding
 from panoptic_jax.models import build
 from panoptic_jax.models.forms import attention_error, compute_dtype, for_mesh
 from panoptic_jax.preparation import claim
+from panoptic_jax.programs.conditions import Conditions
 from panoptic_jax.programs.description import Description, assume, describe
-from panoptic_jax.programs.sampler import Sampling, check_batch, make_sampler, pair_keys
+from panoptic_jax.programs.keys import pair_keys
+from panoptic_jax.programs.sampler import Sampling, check_batch, make_sampler
 from panoptic_jax.programs.train_step import Recipe
 from panoptic_jax.programs.training import RUNS_ONCE, abstract_batch, make_training
 
@@ -157,11 +159,11 @@ def _described(config: ml_collections.ConfigDict) -> tuple[Description, bool, bo
     if claim.is_finished(data.dir):
         manifest = open_manifest(data.dir)
         check_manifest(manifest, **settings.encoding(config))
-        description = describe(model, config.map_noise_std, manifest, data.dir)
+        description = describe(model, settings.streams(config), manifest, data.dir)
         return description, manifest.void_wins, True
     text = TextFacts(data.text, data.text_tokens, data.text_features)
     facts = autoencoder_facts(data.autoencoder)
-    return assume(model, config.map_noise_std, facts, text), data.void_wins, False
+    return assume(model, settings.streams(config), facts, text), data.void_wins, False
 
 
 def _measure_training(
@@ -226,7 +228,7 @@ def _measure_sampling(
     arguments = [texts, pair_keys(config.sample.seed, first=0, count=batch_size)]
     if description.given_map:
         side = description.map_side
-        arguments.append(np.ones((batch_size, side, side), np.uint8))
+        arguments.append(Conditions(map=np.ones((batch_size, side, side), np.uint8)))
     arguments = sharding.place(arguments, rows)
 
     def sampler(*, fused):

@@ -2,19 +2,20 @@
 
 The files in `configs/` start from `default()`, change what their experiment changes and lock the
 result. Only `main.py` and the mode files see this object: the folders of the package take plain
-values, which `encoding`, `source`, `recipe` and `sampling` pick out. `command/fields.py` says of
-which type and in which range each setting is; conditions that join several are here. Every setting
-has its comment, on its line or above it, since --help prints them.
+values, which `encoding`, `source`, `recipe`, `streams` and `sampling` pick out. `command/fields.py`
+says of which type and in which range each setting is, and `command/combinations.py` which settings
+fit together. Every setting has its comment, on its line or above it, since --help prints them.
 """
 
 from typing import Any
 
 import ml_collections
 
-from panoptic_jax.command import fields
+from panoptic_jax.command import combinations, fields
 from panoptic_jax.command import paths as typed_paths
+from panoptic_jax.diffusion.streams import NAMES
+from panoptic_jax.diffusion.times import Shares
 from panoptic_jax.logs import environment
-from panoptic_jax.models import build
 
 
 def default() -> ml_collections.ConfigDict:
@@ -36,6 +37,7 @@ def default() -> ml_collections.ConfigDict:
     data.train_images = 0  # only the first n images; 0: all. 'scenes': how many to draw
     data.validation_images = 0  # the same for the validation split
     data.scene_seed = 0  # 'scenes': which scenes are drawn
+    data.repeats = False  # 'scenes': True: several things of one kind, touching or overlapping
     data.images_per_shard = 1024  # images; the unit of work that a restart repeats
     data.autoencoder = 'taesd'  # 'sd': Stable Diffusion's | 'taesd': a tiny one | 'pixels'
     data.autoencoder_weights = ''  # 'sd', 'taesd': safetensors file with diffusers' names, or hf://
@@ -55,46 +57,75 @@ def default() -> ml_collections.ConfigDict:
     model.patch_factor = 2  # map pixels per latent pixel, along each side: 1, 2 or 4
     model.given_map = False  # True: the clean map is an input and only the image is denoised
     model.zero_map_input = False  # ablation B.2: the network never sees the noisy map
-    model.map_prediction = 'data'  # the network predicts the map ('data') or its 'noise' (3.3)
+    model.join = 'tokens'  # 'one_stream': tokens of image and map, or both as 'channels' of a token
+    model.separate_times = False  # True: the network takes a time for each stream
+    model.instance_bits = 0  # 8: maps hold codes that tell things of one category apart; 0: none
     model.zero_conv_bias = False  # 'two_stream': True for imported weights; the paper has none
     model.dtype = 'auto'  # computation in 'float32', 'bfloat16'; 'auto': by platform
+
+    # The streams: z_t = alpha_t z_0 + sigma_t noise_std eps. The network says their 'noise' eps,
+    # 'data' z_0, or 'velocity' alpha_t eps - sigma_t z_0 / noise_std. The paper is the default.
+    config.image = image = ml_collections.ConfigDict()
+    image.noise_std = 1.0  # s of the image's latent
+    image.prediction = 'noise'  # or 'data' | 'velocity'
+    image.unit_input = False  # True: the network sees z_t divided by its size at its time
+    image.loss_weight = 1.0  # factor of the image's loss
+    image.start_std = 0.0  # std of the noise that sampling starts from; 0: noise_std
+    image.clip = False  # True: clip the data prediction to [-1, 1] inside the solver
+    config.map = map_ = ml_collections.ConfigDict()
+    map_.noise_std = 2.0  # s of the map's bits
+    map_.prediction = 'data'  # or 'noise' (3.3) | 'velocity'
+    map_.unit_input = False  # the same for the map
+    map_.loss_weight = 1.0  # factor of the map's loss
+    map_.start_std = 0.0  # the same for the map's bits (the paper's text: 1)
+    map_.clip = True  # clip the guided map estimate to [-1, 1] inside the solver
+
+    # Which times the examples of a batch have where model.separate_times is set; the rest of the
+    # batch has two independent times.
+    config.times = times = ml_collections.ConfigDict()
+    times.shared = 0.5  # share of the examples with one time for both streams
+    times.clean_image = 0.17  # share with a clean image, which trains image -> map
+    times.clean_map = 0.17  # share with a clean map, which trains map -> image
 
     # True: attention in one kernel on TPU (ours) and GPU (cuDNN's), in parts on CPU.
     config.fused_attention = True
 
-    # Durations are optimiser steps.
-
-    config.steps = 1_000_000  # optimiser steps of the whole training
+    config.steps = 1_000_000  # optimiser steps of the training; the unit of durations below
     config.batch_size = 256  # images a step, over all devices
     config.microbatches = 1  # gradient accumulation: parts of a batch, one after another
-    config.learning_rate = 2e-4  # AdamW's, between warm-up and cool-down
+    config.optimizer = 'adamw'  # or 'muon': for matrices between hidden channels; AdamW the rest
+    config.learning_rate = 2e-4  # between warm-up and cool-down
     config.warmup_steps = 5000  # steps in which the learning rate rises linearly from 0
     config.cooldown = 0.0  # share of the steps, at their end, with a rate that falls linearly to 0
-    config.weight_decay = 0.03  # AdamW's; 0: none
+    config.weight_decay = 0.03  # a rate of 1 takes this share off a parameter; 0: none
     config.betas = (0.9, 0.9)  # AdamW's: decay of the means of gradients and of their squares
     config.ema_decay = 0.9999  # reached gradually: min(ema_decay, (1 + step) / (10 + step))
     config.text_dropout = 0.1  # probability that a caption is replaced by the empty one
-    config.map_noise_std = 2.0  # s in m_t = alpha_t m_0 + sigma_t s eps
     config.init_weights = ''  # weights.safetensors to start from: a whole model or its image stream
     config.init_partial = False  # True: keep what fits of init_weights, start the rest afresh
 
     config.log_every = 100  # a line of metrics and a point in TensorBoard
     config.validate_every = 5000  # held-out loss; 0: never
     config.validation_batches = 4  # held-out batches, the same ones each time
-    config.preview_every = 10_000  # fixed-seed sample grid and its MCD; 0: never
+    config.preview_every = 10_000  # fixed-seed sample grid and its scores; 0: never
     config.preview_count = 16  # pairs in the grid
     config.checkpoint_every = 5000  # a multiple of log_every
     config.keep_last = 2  # newest checkpoints that stay
+    config.checkpoint_best = ''  # also keeps the best by 'agreement', 'mcd' (previews) or 'loss'
     config.keep_every = 100_000  # and every checkpoint at a multiple of this many steps; 0: none
     config.profile_at = 0  # first step of a profiler window, counted from 0; 0: no window
     config.profile_steps = 5  # length of that window
 
     config.sample = sample = ml_collections.ConfigDict()
     sample.weights = ''  # weights.safetensors; '': the newest checkpoint of the workdir
+    sample.checkpoint = 'newest'  # or 'best' by checkpoint_best, where sample.weights is ''
     sample.ema = True  # average weights rather than the last ones (checkpoints only)
     sample.prompt = ''  # one prompt; '': those of `prompts`, or captions of `split`
     sample.prompts = ''  # a file: text, a prompt a line, or .jsonl with caption, map and seed
     sample.split = 'validation'  # 'train' | 'validation'
+    # What is given besides the caption: 'nothing', or the 'map' or 'image' of each image of `split`
+    # (a map also by `prompts`); models with model.given_map always take a map.
+    sample.given = 'nothing'
     # pairs to generate; 0: one a prompt or image of `split`; evaluate takes a finished folder as is
     sample.count = 0
     sample.folder = 'samples'  # name of the folder in the workdir that the pairs go to
@@ -105,8 +136,14 @@ def default() -> ml_collections.ConfigDict:
     sample.grid = 'time'  # steps uniform in 'time' or in 'lambda' = log(alpha/sigma)
     # out = cond + guidance * (cond - uncond), -100 to 100; 0: none; others call 1.0 two
     sample.guidance = 1.0
-    sample.map_init_std = 0.0  # std of the map's start; 0: map_noise_std (the paper's text: 1)
-    sample.clip_map = True  # clip the guided map estimate to [-1, 1] inside the solver
+    sample.guidance_ratio_map = 1.0  # the map's guidance, as a multiple of `guidance`
+    sample.guidance_from = 0.0  # guidance acts at times from here, 0 (clean) to 1 (noise),
+    sample.guidance_to = 1.0  # to here; both are the stream's own time
+    # Share of the evaluations by which the map is ahead of the image, -0.5 to 0.5: 0 draws them
+    # together, 0.5 the map first, -0.5 the image first. Needs model.separate_times.
+    sample.offset = 0.0
+    # Segments below this share of a generated map join what surrounds them; 0: all are written.
+    sample.min_area = 0.0005
     sample.decode = 'nearest'  # codes of no category: 'nearest' valid one or 'threshold' to void
 
     config.evaluate = evaluate = ml_collections.ConfigDict()
@@ -166,7 +203,7 @@ def source(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Which data set is prepared, for `sources.SourceSettings`."""
     names = (
         'source', 'tfds_name', 'root', 'train_split', 'validation_split', 'categories', 'captions',
-        'void_wins', 'train_images', 'validation_images', 'scene_seed',
+        'void_wins', 'train_images', 'validation_images', 'scene_seed', 'repeats',
     )  # fmt: skip
     return {name: config.data[name] for name in names}
 
@@ -174,69 +211,42 @@ def source(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def recipe(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """How a model is trained, for `train_step.Recipe`."""
     names = (
-        'seed', 'steps', 'batch_size', 'microbatches', 'learning_rate', 'warmup_steps', 'cooldown',
-        'weight_decay', 'betas', 'ema_decay', 'text_dropout',
+        'seed', 'steps', 'batch_size', 'microbatches', 'optimizer', 'learning_rate', 'warmup_steps',
+        'cooldown', 'weight_decay', 'betas', 'ema_decay', 'text_dropout',
     )  # fmt: skip
-    return {name: config[name] for name in names}
+    values = {name: config[name] for name in names}
+    values['loss_weights'] = {name: config[name].loss_weight for name in NAMES}
+    values['shares'] = Shares(**config.times)
+    return values
+
+
+def streams(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
+    """Noise and prediction of each stream, for `streams.of_settings`."""
+    names = ('noise_std', 'prediction', 'unit_input')
+    return {stream: {name: config[stream][name] for name in names} for stream in NAMES}
+
+
+def asked(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What a sampling job is asked for, for `requested.Asked`."""
+    names = ('prompt', 'prompts', 'split', 'count', 'seed', 'given')
+    return {name: config.sample[name] for name in names}
 
 
 def sampling(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """How pairs are drawn, for `sampler.Sampling`."""
-    names = ('evaluations', 'solver', 'grid', 'guidance', 'map_init_std', 'clip_map', 'decode')
-    return {name: config.sample[name] for name in names}
+    names = (
+        'evaluations', 'solver', 'grid', 'guidance', 'guidance_ratio_map', 'guidance_from',
+        'guidance_to', 'offset', 'decode',
+    )  # fmt: skip
+    values = {name: config.sample[name] for name in names}
+    for stream in NAMES:
+        values[f'{stream}_start_std'] = config[stream].start_std
+        values[f'clip_{stream}'] = config[stream].clip
+    return values
 
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Refuses impossible values. Raises ValueError naming field, value and what would be right."""
     values = environment.flat(config.to_dict())
     fields.check_fields(values)
-
-    def require(holds, name, expected):
-        if not holds:
-            raise ValueError(f'{name} is {fields.shown(values[name])}; it must be {expected}.')
-
-    data, model, sample = config.data, config.model, config.sample
-    has_map = build.has_map(model.name)
-    require(model.depth % 2 == 0, 'model.depth', 'even: as many in blocks as out blocks')
-    require(
-        model.hidden_size % (2 * model.num_heads) == 0,
-        'model.hidden_size',
-        f'a multiple of twice model.num_heads ({model.num_heads})',
-    )
-    require(32 % model.patch_size == 0, 'model.patch_size', 'a divisor of the latent side 32')
-    require(
-        not model.given_map or (has_map and not model.zero_map_input),
-        'model.given_map',
-        'False for a model without maps and together with model.zero_map_input',
-    )
-    require(
-        model.map_prediction == 'data'
-        or (has_map and not (model.given_map or model.zero_map_input)),
-        'model.map_prediction',
-        "'data' where no map is predicted, or its noise not seen (model.zero_map_input)",
-    )
-    require(
-        not model.zero_conv_bias or model.name == 'two_stream',
-        'model.zero_conv_bias',
-        f'False for {model.name!r}, which has no zero-convs',
-    )
-    require(
-        config.batch_size % config.microbatches == 0,
-        'batch_size',
-        f'a multiple of microbatches ({config.microbatches})',
-    )
-    require(
-        config.checkpoint_every % config.log_every == 0,
-        'checkpoint_every',
-        f'a multiple of log_every ({config.log_every})',
-    )
-    require(
-        sample.solver in ('fast', '2M') or sample.evaluations % int(sample.solver) == 0,
-        'sample.evaluations',
-        f'a multiple of sample.solver ({sample.solver})',
-    )
-    require(
-        data.source != 'tfds' or data.tfds_name,
-        'data.tfds_name',
-        "the name of a TFDS data set where data.source is 'tfds'",
-    )
+    combinations.check(values)

@@ -122,6 +122,7 @@ def evaluate(
         # The rest takes seconds, and two processes must not write the same files.
         if jax.process_index():
             return
+        scores += against_truth.score_drawn_maps(folder, truth, interruption)
         scores += against_truth.score_with_autoencoder(folder, truth, autoencoder, interruption)
         scores += of_images
         if not scores:

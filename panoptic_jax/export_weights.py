@@ -1,4 +1,4 @@
-"""`--mode=export`: the newest checkpoint's weights as one file that samples without its data."""
+"""`--mode=export`: a checkpoint's weights as one file that samples without its data."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from etils import epath
 from panoptic_jax.data import loader
 from panoptic_jax.data.manifest import open_manifest
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
-from panoptic_jax.programs.description import check_encoders
+from panoptic_jax.programs.same_model import check_encoders
 from panoptic_jax.weights import file as weights_file
 from panoptic_jax.weights import trained
 
@@ -20,7 +20,7 @@ def export_weights(
     *,
     interruption: Interruption = UNINTERRUPTED,
 ) -> None:
-    """Writes `workdir/weights.safetensors` from the newest checkpoint.
+    """Writes `workdir/weights.safetensors` from the newest checkpoint, or the best one.
 
     Args:
       config: Checked.
@@ -34,7 +34,9 @@ def export_weights(
     """
     manifest = open_manifest(config.data.dir)
     interruption.leave_if_asked()
-    restored = trained.from_checkpoint(workdir, ema=config.sample.ema)
+    restored = trained.from_checkpoint(
+        workdir, ema=config.sample.ema, which=config.sample.checkpoint
+    )
     # The empty caption's features come from the data, so the data must have the model's encoders.
     check_encoders(restored.description, manifest, workdir)
     # Whoever finds the file later can tell which training, step and data it comes from.

@@ -20,7 +20,7 @@ from panoptic_jax import config as settings
 from panoptic_jax.data import categories, loader
 from panoptic_jax.data.facts import AutoencoderFacts, CategoryList, TextFacts
 from panoptic_jax.data.manifest import check_manifest, open_manifest
-from panoptic_jax.diffusion import bits
+from panoptic_jax.diffusion import bits, streams
 from panoptic_jax.encoders import inception
 from panoptic_jax.encoders.load import autoencoder_facts, load_autoencoder, load_text_encoder
 from panoptic_jax.machine import files
@@ -191,7 +191,7 @@ def _description_by_data(config: ml_collections.ConfigDict) -> Description:
     expected = settings.encoding(config)
     del expected['void_wins']  # weights do not depend on it
     check_manifest(manifest, **expected)
-    return describe(_settings(config), config.map_noise_std, manifest, config.data.dir)
+    return describe(_settings(config), settings.streams(config), manifest, config.data.dir)
 
 
 def _description(
@@ -200,7 +200,7 @@ def _description(
     """The model that the config describes, with COCO's categories."""
     return Description(
         model=ModelSettings(**_settings(config)),
-        map_noise_std=config.map_noise_std,
+        streams=streams.of_settings(settings.streams(config)),
         autoencoder=autoencoder,
         text=text,
         categories=CategoryList(categories.COCO, tuple(c.id for c in categories.COCO)),

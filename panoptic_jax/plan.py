@@ -25,8 +25,10 @@ from panoptic_jax.models.forms import compute_dtype, for_mesh
 from panoptic_jax.planning.prediction import Program, predict
 from panoptic_jax.planning.table import prediction_table
 from panoptic_jax.planning.topology import topology_devices
+from panoptic_jax.programs.conditions import Conditions
 from panoptic_jax.programs.description import Description, assume
-from panoptic_jax.programs.sampler import Sampling, make_sampler, pair_keys
+from panoptic_jax.programs.keys import pair_keys
+from panoptic_jax.programs.sampler import Sampling, make_sampler
 from panoptic_jax.programs.train_step import Recipe
 from panoptic_jax.programs.training import abstract_batch, make_training
 
@@ -108,7 +110,7 @@ def plan_for(config: ml_collections.ConfigDict, devices: list[jax.Device]) -> Pl
     data = config.data
     description = assume(
         config.model.to_dict(),
-        config.map_noise_std,
+        settings.streams(config),
         autoencoder_facts(data.autoencoder),
         TextFacts(data.text, data.text_tokens, data.text_features),
     )
@@ -184,7 +186,8 @@ def sample_program(planned: Planned, *, fused_attention: bool) -> Program:
     ]
     if description.given_map:
         shape = (batch_size, description.map_side, description.map_side)
-        arguments.append(jax.ShapeDtypeStruct(shape, np.uint8, sharding=rows))
+        given = jax.ShapeDtypeStruct(shape, np.uint8, sharding=rows)
+        arguments.append(Conditions(map=given))
     return Program(
         name='sampler',
         lower=lambda: sampler(fused=fused_attention).lower(params, *arguments),

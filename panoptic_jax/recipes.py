@@ -7,6 +7,7 @@ import ml_collections
 from panoptic_jax.models import uvit
 
 ENCODERS = ('paper', 'light')
+SIZES = tuple(uvit.SIZES)
 _TRUTHS = {'0': False, '1': True}
 _IN_WORDS = {bool: '1 or 0', int: 'a whole number', float: 'a number', str: 'a text'}
 
@@ -48,7 +49,7 @@ def use_pdm(config: ml_collections.ConfigDict, name: str, text: str) -> None:
     """
     variant = arguments(
         text,
-        size=tuple(uvit.SIZES),
+        size=SIZES,
         patch_factor=2,
         given_map=False,
         zero_map_input=False,
@@ -57,9 +58,34 @@ def use_pdm(config: ml_collections.ConfigDict, name: str, text: str) -> None:
         encoders=ENCODERS,
     )
     use_coco(config, variant.pop('encoders'))
-    config.map_noise_std = variant.pop('map_noise')
+    config.map.noise_std = variant.pop('map_noise')
+    config.map.prediction = variant.pop('map_prediction')
     config.model.name = name
     config.model.update(uvit.SIZES[variant.pop('size')], **variant)
+
+
+def use_joint(config: ml_collections.ConfigDict, size: str, *, instances: bool) -> None:
+    """The joint network and its streams, which learn the image at small budgets too.
+
+    Args:
+      config: The config to change.
+      size: A name of `uvit.SIZES`, or '' where the config sets the sizes itself.
+      instances: Whether maps hold a code for each thing.
+    """
+    model = config.model
+    model.name = 'joint'
+    model.separate_times = True
+    model.instance_bits = 8 if instances else 0
+    if size:
+        model.update(uvit.SIZES[size])
+    config.optimizer = 'muon'
+    config.betas = (0.9, 0.99)
+    # Noise prediction would decide colour and layout by an error that is magnified 214 times.
+    config.image.prediction = 'data'
+    # Doubled noise hides the mean colour of a region, which a sample's start does not know.
+    config.image.noise_std = 2.0
+    # A map of thousands of bits shows its layout through doubled noise.
+    config.map.noise_std = 4.0
 
 
 def arguments(text: str, **defaults: Any) -> dict[str, Any]:

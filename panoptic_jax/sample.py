@@ -15,9 +15,8 @@ from absl import logging
 from etils import epath
 
 from panoptic_jax import config as settings
-from panoptic_jax.data import given_maps, loader, map_pictures
-from panoptic_jax.data.manifest import Manifest, open_manifest
-from panoptic_jax.data.requests import Request, of_prompts, of_split
+from panoptic_jax.data.manifest import open_manifest
+from panoptic_jax.data.requests import Request
 from panoptic_jax.encoders.load import Encoders, load_encoders
 from panoptic_jax.export import sample_claim, sample_list, samples
 from panoptic_jax.logs.progress import Progress
@@ -26,16 +25,11 @@ from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.machine.work_folder import own_share
 from panoptic_jax.machine.writer_lock import writing
 from panoptic_jax.models.forms import compute_dtype, for_mesh
+from panoptic_jax.programs import requested, sampler, things
+from panoptic_jax.programs.conditions import Conditions
 from panoptic_jax.programs.description import Description
-from panoptic_jax.programs.sampler import (
-    Sampler,
-    Sampling,
-    check_batch,
-    check_latents,
-    make_sampler,
-    on_devices,
-    request_keys,
-)
+from panoptic_jax.programs.keys import request_keys
+from panoptic_jax.programs.tasks import Task, check_task
 from panoptic_jax.weights import trained
 from panoptic_jax.weights.file import Weights
 
@@ -99,7 +93,8 @@ class _Job(NamedTuple):
       requests: What to generate.
       promise: What the pairs depend on besides, see `sample_claim.promise`.
       encoders: The model's encoders.
-      given_maps: Numbers of pairs -> their maps (B, kh, kw); None for a model that is given none.
+      given: Numbers of pairs -> what is given besides their captions; None for nothing.
+      task: What the sampler is made for.
     """
 
     mesh: jax.sharding.Mesh
@@ -107,7 +102,8 @@ class _Job(NamedTuple):
     requests: list[Request]
     promise: dict
     encoders: Encoders
-    given_maps: given_maps.Maps | None
+    given: Callable[[Sequence[int]], Conditions] | None
+    task: Task
 
     @property
     def has_maps(self) -> bool:
@@ -159,48 +155,58 @@ def _fill(
 def _draw_batch(
     config: ml_collections.ConfigDict,
     job: _Job,
-    draw: Sampler,
+    draw: sampler.Sampler,
     *,
     first: int,
     numbers: Collection[int],
 ) -> samples.Drawn:
     """Draws the batch that begins with pair `first`, for the sake of the pairs of these numbers."""
-    size = config.sample.batch_size
-    batch = job.requests[first : first + size]
     # The last batch is filled up, so that one compilation serves all.
-    padded = batch + [batch[-1]] * (size - len(batch))
+    last = len(job.requests) - 1
+    rows = [min(first + row, last) for row in range(config.sample.batch_size)]
+    padded = [job.requests[row] for row in rows]
     text = job.encoders.text.encode([request['caption'] for request in padded])
-    given = None
-    if job.given_maps:
-        rows = [*range(first, first + len(batch))]
-        given = job.given_maps(rows + [rows[-1]] * (size - len(rows)))
-    latents, ids = draw(text, request_keys(config.sample.seed, first, padded), given)
-    latents = np.asarray(latents)
-    check_latents(
+    keys = request_keys(config.sample.seed, first, padded)
+    drawn = draw(text, keys, job.given(rows) if job.given else Conditions())
+    latents = np.asarray(drawn.latents)
+    sampler.check_latents(
         latents[[number - first for number in numbers]],
         [f'pair {number}' for number in numbers],
         config.sample.guidance,
     )
     images = job.encoders.autoencoder.decode(latents)
-    return samples.Drawn(images, None if ids is None else np.asarray(ids))
+    description = job.weights.description
+    # Maps that were given stay as they are.
+    min_area = 0.0 if job.task.map.given else config.sample.min_area
+    maps = things.of_drawn(drawn, description.categories.entries, min_area=min_area)
+    return samples.Drawn(images, *maps)
 
 
 def _open_job(
     config: ml_collections.ConfigDict, workdir: str, devices: Sequence[jax.Device] | None
 ) -> _Job:
     mesh = sharding.local_mesh(config.mesh.fsdp, devices)
-    check_batch(config.sample.batch_size, mesh)
+    sampler.check_batch(config.sample.batch_size, mesh)
     weights, name = trained.for_sampling(
         workdir,
         weights_path=config.sample.weights,
         ema=config.sample.ema,
         data_dir=config.data.dir,
+        which=config.sample.checkpoint,
     )
     description = weights.description
     has_prompts = config.sample.prompt or config.sample.prompts
     manifest = None if has_prompts else open_manifest(config.data.dir)
     # Before the encoders: a list without prompts should not cost a download.
-    own, maps = _requests(config, description, manifest)
+    own, given, task = requested.of_job(
+        requested.Asked(**settings.asked(config)),
+        description,
+        manifest,
+        data_dir=config.data.dir,
+        cache=config.data.cache,
+        void_wins=config.data.void_wins,
+    )
+    check_task(description, task, config.sample.offset)
     encoders = load_encoders(
         description.autoencoder,
         description.text,
@@ -209,7 +215,7 @@ def _open_job(
         devices=devices,
     )
     promise = sample_claim.promise(
-        config.sample.to_dict(),
+        config.sample.to_dict() | settings.sampling(config),
         description.categories,
         manifest and manifest.fingerprint,
         weights=name,
@@ -217,34 +223,17 @@ def _open_job(
         model=description.to_json()['model'],
         map_size=description.map_side,
     )
-    return _Job(mesh, weights, own, promise, encoders, maps)
+    return _Job(mesh, weights, own, promise, encoders, given, task)
 
 
-def _requests(
-    config: ml_collections.ConfigDict, description: Description, manifest: Manifest | None
-) -> tuple[list[Request], given_maps.Maps | None]:
-    """What to generate, and its maps for a model that is given them."""
-    job, data = config.sample, config.data
-    form = map_pictures.Form(description.categories, description.map_side, data.void_wins)
-    if manifest is None:
-        own = of_prompts(job.prompt, job.prompts, count=job.count, given_map=description.given_map)
-        if not description.given_map:
-            return own, None
-        return given_maps.of_requests(own, epath.Path(job.prompts).parent, form)
-    split = loader.Split(data.dir, job.split, data.cache)
-    own = of_split(split, job.count, job.seed)
-    if not description.given_map:
-        return own, None
-    return own, given_maps.of_split(own, split, manifest, form=form, data_dir=data.dir)
-
-
-def _make_draw(config: ml_collections.ConfigDict, job: _Job) -> Sampler:
+def _make_draw(config: ml_collections.ConfigDict, job: _Job) -> sampler.Sampler:
     """The compiled sampler with its parameters in place."""
-    sampler = make_sampler(
+    program = sampler.make_sampler(
         job.weights.description,
-        Sampling(**settings.sampling(config)),
+        sampler.Sampling(**settings.sampling(config)),
         empty_text=job.weights.empty_text,
         dtype=compute_dtype(config.model.dtype, job.mesh),
         forms=for_mesh(job.mesh, config.fused_attention),
+        task=job.task,
     )
-    return on_devices(sampler, job.weights.params, job.mesh)
+    return sampler.on_devices(program, job.weights.params, job.mesh)

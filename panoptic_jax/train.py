@@ -18,17 +18,18 @@ from panoptic_jax import config as settings
 from panoptic_jax.data import loader
 from panoptic_jax.data.manifest import check_manifest, open_manifest
 from panoptic_jax.diffusion import bits
-from panoptic_jax.logs import clock, dashboards, environment
+from panoptic_jax.logs import clock, dashboards, environment, json_lines
 from panoptic_jax.machine import sharding, writer_lock
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.programs import state
-from panoptic_jax.programs.description import Description, check_same_model, describe
+from panoptic_jax.programs.description import Description, describe
+from panoptic_jax.programs.same_model import check_same_model
 from panoptic_jax.programs.sampler import Sampling
 from panoptic_jax.programs.train_step import Recipe
 from panoptic_jax.programs.training import RUNS_ONCE, make_training
-from panoptic_jax.scoring import held_out
+from panoptic_jax.scoring import held_out, preview_scores
 from panoptic_jax.scoring import preview as previews
-from panoptic_jax.weights import checkpoint, initial, recovery
+from panoptic_jax.weights import best, checkpoint, initial, recovery
 
 
 def train(
@@ -77,7 +78,7 @@ def train(
     # --- Model and step: shapes first, arrays last.
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, devices)
     batch_sharding = sharding.of_batch(mesh)
-    description = describe(config.model.to_dict(), config.map_noise_std, manifest, data_dir)
+    description = describe(config.model.to_dict(), settings.streams(config), manifest, data_dir)
     training = make_training(
         description,
         Recipe(**settings.recipe(config)),
@@ -87,7 +88,7 @@ def train(
         fused_attention=config.fused_attention,
     )
     # A preview needs an autoencoder: that its weights are missing should show before training.
-    preview = None
+    preview, measured = None, held_out.NAMES if validation else []
     if config.preview_every:
         shown = previews.open_data(
             description,
@@ -103,6 +104,8 @@ def train(
             mesh=mesh,
             fused_attention=config.fused_attention,
         )
+        measured = [*measured, *preview_scores.names_of(description, manifest)]
+    best.require(config.checkpoint_best, measured)
 
     def restore(step):
         initial.check_bit_order(step.meta, workdir)
@@ -145,13 +148,22 @@ def train(
             logging.info('%s is trained already: step %d of %d.', workdir, start_step, config.steps)
             return True
         checkpoints = checkpoint.Checkpoints(
-            workdir, keep_last=config.keep_last, keep_every=config.keep_every
+            workdir,
+            keep_last=config.keep_last,
+            keep_every=config.keep_every,
+            best_by=config.checkpoint_best,
         )
         leave_if_asked()
 
         # --- Compile ahead, so that a mistake shows before data flow and the clock sees no
         # compilation.
-        validation_losses = jax.jit(training.losses, out_shardings=sharding.replicated(mesh))
+        whole = sharding.replicated(mesh)
+        validation_losses = jax.jit(training.losses, out_shardings=whole)
+        caption_errors = jax.jit(training.caption_errors, out_shardings=whole)
+
+        def validate(*arguments):
+            return validation_losses(*arguments), caption_errors(*arguments)
+
         batch = sharding.put_batch(next(batches), batch_sharding)
         started = time.monotonic()
         compiled_step = training.step.lower(train_state, batch).compile()
@@ -174,7 +186,10 @@ def train(
         )
         # Steps count from the run's start, so a resumed run does not profile again.
         profiler = clock.ProfilerWindow(workdir, config.profile_at, config.profile_steps)
-        reset_totals = jax.jit(state.zero_totals, out_shardings=training.shardings.totals)
+        reset_totals = jax.jit(
+            functools.partial(state.zero_totals, own_times=config.model.separate_times),
+            out_shardings=training.shardings.totals,
+        )
 
         def require_finite(totals):
             if totals['non_finite_step']:
@@ -195,14 +210,15 @@ def train(
             means = {'loss_map': None} | means
             writers.write(step, means | rate | timer.report(step) | clock.device_memory())
 
-        def save(step):
+        def save(step, scores, is_best):
             writers.flush()
             meta = {
                 'seconds': timer.seconds,
                 'description': description.to_json(),
                 'bit_order': bits.BIT_ORDER,
+                'scores': json_lines.plain(scores),
             }
-            checkpoints.save(step, train_state, batches.get_state(), meta)
+            checkpoints.save(step, train_state, batches.get_state(), meta, is_best=is_best)
 
         # --- The loop. Numbers of a window are fetched after the next step has been dispatched; a
         # CPU computes while it dispatches, which would date them one step late.
@@ -239,11 +255,10 @@ def train(
                     require_finite(train_state.totals)
                     # The save is the last of it: what a killed run has not saved is written again.
                     with timer.paused():
+                        scores = {}
                         if validates:
-                            scores = held_out.losses(
-                                functools.partial(
-                                    validation_losses, train_state.ema, train_state.frozen
-                                ),
+                            scores = held_out.scores(
+                                functools.partial(validate, train_state.ema, train_state.frozen),
                                 validation,
                                 batch_size=config.batch_size,
                                 batches=config.validation_batches,
@@ -253,11 +268,13 @@ def train(
                             writers.write_validation(step, scores)
                         if draws:
                             averaged = state.merge(train_state.ema, train_state.frozen)
-                            pictures, scores = preview(averaged)
+                            pictures, shown = preview(averaged)
                             writers.write_images(step, pictures)
-                            writers.write_validation(step, scores)
-                        if saves:
-                            save(step)
+                            writers.write_validation(step, shown)
+                            scores = scores | shown
+                        is_best = checkpoints.is_best(scores)
+                        if saves or is_best:
+                            save(step, scores, is_best)
                 if last:
                     break
                 batch = sharding.put_batch(next(batches), batch_sharding)

@@ -21,13 +21,13 @@ import torch_pdm
 from flax.traverse_util import flatten_dict, unflatten_dict
 from torch_reference import assert_close, import_torch
 
-from panoptic_jax.diffusion import guidance, loss, schedule
+from panoptic_jax.diffusion import guidance, loss, schedule, streams
 from panoptic_jax.diffusion.bits import NUM_BITS
 from panoptic_jax.logs import clock
 from panoptic_jax.machine import sharding
 from panoptic_jax.models import build, uvit
 from panoptic_jax.models.forms import for_mesh
-from panoptic_jax.programs import state, train_step
+from panoptic_jax.programs import optimizers, state, train_step
 from panoptic_jax.weights import foreign_names
 
 torch = import_torch()
@@ -41,13 +41,13 @@ def channels_first(array):
 def in_their_order(inputs):
     """The inputs as PyTorch's model takes them: channels first, of maps the last bit first."""
     turned = inputs._replace(
-        map_bits=inputs.map_bits[..., ::-1], map_noise=inputs.map_noise[..., ::-1]
+        clean=inputs.clean | {'map': inputs.clean['map'][..., ::-1]},
+        noise=inputs.noise | {'map': inputs.noise['map'][..., ::-1]},
     )
-    present = {name: value for name, value in turned._asdict().items() if value is not None}
-    return {
-        name: channels_first(value) if value.ndim == 4 else torch.tensor(value)
-        for name, value in present.items()
-    }
+    return jax.tree.map(
+        lambda value: channels_first(value) if value.ndim == 4 else torch.tensor(value),
+        turned._asdict(),
+    )
 
 
 def draw(batch_size):
@@ -57,26 +57,26 @@ def draw(batch_size):
     def normal(*shape):
         return rng.normal(size=(batch_size, *shape)).astype(np.float32)
 
+    t = rng.integers(1, 1001, batch_size).astype(np.int32)
     return loss.Inputs(
-        latent=normal(32, 32, 4),
+        clean={'image': normal(32, 32, 4), 'map': np.sign(normal(64, 64, 8))},
+        noise={'image': normal(32, 32, 4), 'map': normal(64, 64, 8)},
+        t={'image': t, 'map': t},
         text=normal(77, 768),
-        t=rng.integers(1, 1001, batch_size).astype(np.int32),
-        noise=normal(32, 32, 4),
-        map_bits=np.sign(normal(64, 64, 8)),
-        map_noise=2 * normal(64, 64, 8),
     )
 
 
 def torch_train_step(model, average, optimizer, inputs):
     """What `train_step.train_step` does with drawn inputs; returns both losses."""
     table = torch.tensor(schedule.training_table())
-    alpha, sigma = table[inputs['t'] - 1].T[..., None, None, None]
-    x_t = alpha * inputs['latent'] + sigma * inputs['noise']
-    m_t = alpha * inputs['map_bits'] + sigma * inputs['map_noise']
-    noise, bits = model(x_t, m_t, inputs['text'], inputs['t'])
+    clean, eps, time = inputs['clean'], inputs['noise'], inputs['t']['image']
+    alpha, sigma = table[time].T[..., None, None, None]
+    x_t = alpha * clean['image'] + sigma * eps['image']
+    m_t = alpha * clean['map'] + sigma * 2 * eps['map']
+    noise, bits = model(x_t, m_t, inputs['text'], time)
     losses = [
-        torch.mean((noise - inputs['noise']) ** 2),
-        torch.mean((bits - inputs['map_bits']) ** 2),
+        torch.mean((noise - eps['image']) ** 2),
+        torch.mean((bits - clean['map']) ** 2),
     ]
     optimizer.zero_grad(set_to_none=True)
     sum(losses).backward()
@@ -94,6 +94,7 @@ def train_pair(reference, params, model, batch_size):
         steps=2,
         batch_size=batch_size,
         microbatches=1,
+        optimizer='adamw',
         learning_rate=RATE,
         warmup_steps=0,
         cooldown=0.0,
@@ -101,12 +102,15 @@ def train_pair(reference, params, model, batch_size):
         betas=BETAS,
         ema_decay=EMA,
         text_dropout=0.0,
+        loss_weights={},
+        shares=None,
     )
-    optimizer = state.make_optimizer(lambda step: RATE, recipe.weight_decay, recipe.betas)
+    optimizer = optimizers.make('adamw', lambda step: RATE, DECAY, BETAS)
+    objective = loss.Objective(streams.PAPER)
     step = jax.jit(
         functools.partial(
             train_step.train_step,
-            losses=functools.partial(train_step.example_losses, model, given_map=False),
+            losses=functools.partial(train_step.example_losses, model, objective=objective),
             draw=lambda batch, key: batch,
             optimizer=optimizer,
             recipe=recipe,
@@ -139,13 +143,14 @@ def sample_pair(reference, params, model, batch_size):
     """The same for one guided network evaluation of `batch_size` pairs."""
     inputs = draw(batch_size)
     empty = np.zeros((77, 768), np.float32)
-    x, m, text = inputs.latent, inputs.map_bits, inputs.text
-    t = inputs.t.astype(np.float32)
+    x, m, text = inputs.clean['image'], inputs.clean['map'], inputs.text
+    t = inputs.t['image'].astype(np.float32)
 
     @jax.jit
     def evaluate(params, x, m, text, t):
         predict = functools.partial(model.apply, {'params': params})
-        return guidance.guided(predict, text, empty, 1.0)(x, m, t)
+        both = guidance.Guidance({'image': 1.0, 'map': 1.0})
+        return guidance.guided(predict, text, empty, both)(x, m, t)
 
     compiled = evaluate.lower(params, x, m, text, t).compile()
     arrays = jax.device_put((x, m, text, t))

@@ -70,7 +70,7 @@ def tiny_config(data_dir: os.PathLike) -> ml_collections.ConfigDict:
 def described(config: ml_collections.ConfigDict) -> Description:
     """The description of a config's model over its prepared data."""
     manifest = open_manifest(config.data.dir)
-    return describe(config.model.to_dict(), config.map_noise_std, manifest, config.data.dir)
+    return describe(config.model.to_dict(), settings.streams(config), manifest, config.data.dir)
 
 
 def random_parameters(description: Description, seed: int = 0) -> dict:

@@ -42,7 +42,11 @@ def test_defaults_are_possible():
         ('model.depth', 3, 'even'),
         ('model.hidden_size', 500, 'a multiple of twice model.num_heads (8)'),
         ('model.patch_size', 3, 'a divisor of the latent side 32'),
-        ('model.map_prediction', 'bits', "one of 'data', 'noise'"),
+        ('map.prediction', 'bits', "one of 'noise', 'data', 'velocity'"),
+        ('model.join', 'channel', "one of 'tokens', 'channels'"),
+        ('times.clean_map', 0.4, None),
+        ('sample.guidance_to', -0.1, 'a number from 0 to 1'),
+        ('sample.offset', 0.6, 'a number from -0.5 to 0.5'),
         ('model.zero_conv_bias', True, "False for 'one_stream'"),
         ('foreign.kind', 'vae', "one of 'model', 'tower'"),
         ('steps', 0, 'a whole number from 1 to 2,147,483,647'),
@@ -68,7 +72,7 @@ def test_impossible_values_are_refused(name, value, expected):
 
 def test_noise_of_a_map_needs_a_map_to_predict():
     config = settings.default()
-    config.model.map_prediction = 'noise'
+    config.map.prediction = 'noise'
     settings.check(config)
     for name, value in (('given_map', True), ('name', 'uvit'), ('zero_map_input', True)):
         config.model.update(name='one_stream', given_map=False, zero_map_input=False)

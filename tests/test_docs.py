@@ -89,7 +89,7 @@ def test_config_arguments(name):
     assert (config.model.patch_factor, config.model.given_map) == (4, True)
     assert (config.data.autoencoder, config.data.text) == ('sd', 'clip')
     config, _ = parse([f'--config=configs/{name}.py:map_prediction=noise,map_noise=1.4142'])
-    assert (config.model.map_prediction, config.map_noise_std) == ('noise', 1.4142)
+    assert (config.map.prediction, config.map.noise_std) == ('noise', 1.4142)
     config, _ = parse([f'--config=configs/{name}.py:encoders=light'])
     assert (config.data.autoencoder, config.data.text) == ('taesd', 'words')
     assert config.data.dir == 'data/coco_light'

@@ -181,7 +181,8 @@ def test_scores_of_maps_and_scenes_are_written(evaluated):
     assert metrics_of(evaluated / 'run').keys() >= {
         'MCD', 'MCD/chance', 'MCD/best fixed map', 'thing_recall_map', 'colour_recall_image',
         'stuff_recall_map', 'stuff_recall_image', 'image_map_agreement',
-        'image_map_agreement/ceiling', 'image_map_agreement/floor',
+        'image_map_agreement/ceiling', 'image_map_agreement/floor', 'pair_PQ', 'pair_SQ_things',
+        'pair_RQ_stuff', 'pair_PQ_things/ceiling', 'pair_PQ/floor',
     }  # fmt: skip
 
 
@@ -211,7 +212,9 @@ def test_mcd_is_that_of_the_captions_own_maps(evaluated):
 
 
 def test_true_scenes_agree_with_their_maps(evaluated):
-    assert metrics_of(evaluated / 'run')['image_map_agreement/ceiling']['value'] > 0.9
+    metrics = metrics_of(evaluated / 'run')
+    assert metrics['image_map_agreement/ceiling']['value'] > 0.9
+    assert metrics['pair_PQ/floor']['value'] < 0.3 < 0.8 < metrics['pair_PQ/ceiling']['value']
 
 
 def test_a_finished_folder_is_not_extended_to_the_whole_split(trained, sampled, tmp_path, caplog):

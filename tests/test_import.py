@@ -324,7 +324,7 @@ def test_without_prepared_data_the_encoders_themselves_are_described(tiny, tmp_p
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
     np.testing.assert_array_equal(one.empty_text, other.empty_text)
     known, found = one.description.to_json(), other.description.to_json()
-    for field in ('autoencoder', 'text', 'source', 'model', 'map_noise_std'):
+    for field in ('autoencoder', 'text', 'source', 'model', 'streams'):
         assert found[field] == known[field]
     assert len(found['categories']) == 133
     assert found['categories'][0].keys() == known['categories'][0].keys()

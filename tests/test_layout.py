@@ -25,8 +25,8 @@ KNOW_ONLY = {
     'models': {'diffusion.bits'},
     'metrics': {'machine'},
     'planning': {'machine'},
-    # It knows the names of the networks, and explains what disks refuse.
-    'command': {'machine', 'models.build', 'logs.environment'},
+    # It knows the names of networks and predictions, and explains what disks refuse.
+    'command': {'machine', 'models.build', 'diffusion.streams', 'logs.environment'},
     'data': {'machine', 'logs', 'diffusion.bits'},
     'encoders': {'data'},
     'export': {'data', 'machine', 'logs'},

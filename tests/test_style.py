@@ -9,14 +9,17 @@ import tokenize
 from source_code import MODULES, ROOT, name_of, tree_of
 
 LINES = 250  # of a module
-LONGER = {'train.py': 300}  # the loop is one function, to be read from top to bottom
+# The loop is one function, to be read from top to bottom, and so is the list of settings.
+LONGER = {'train.py': 300, 'config.py': 260}
 FUNCTION_LINES = 80
 # The train loop, and the list of settings.
 LONG_FUNCTIONS = {'train.train', 'config.default'}
 POSITIONAL = 4  # parameters; more of them go by keyword
 PARAMETERS = 6
 # What a network, a loss or a run is made of.
-MANY_PARAMETERS = {'models.build.build', 'diffusion.loss.draw_inputs', 'diffusion.solver.solve'}
+MANY_PARAMETERS = {
+    'models.build.build', 'diffusion.loss.draw_inputs', 'diffusion.solver.solve', 'pipeline.draw',
+}  # fmt: skip
 COMMENTS = 0.07  # of the code lines have one; docstrings do not count
 
 

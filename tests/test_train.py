@@ -26,8 +26,8 @@ from panoptic_jax.data import loader
 from panoptic_jax.diffusion import loss
 from panoptic_jax.logs import clock, json_lines
 from panoptic_jax.machine import interruption, sharding, writer_lock
-from panoptic_jax.programs import state, train_step
-from panoptic_jax.weights import checkpoint, recovery
+from panoptic_jax.programs import optimizers, state, train_step
+from panoptic_jax.weights import checkpoint, recovery, steps
 from panoptic_jax.weights import file as weights_file
 from panoptic_jax.weights import trained as trained_weights
 
@@ -113,6 +113,12 @@ def test_held_out_loss_and_preview_are_recorded(trained):
         assert 0.5 < numbers['validation/loss_image'] < 1.5
         assert 0.5 < numbers['validation/loss_map'] < 1.5
         assert 0 < numbers['preview/mcd'] <= 2
+        assert 0 < numbers['preview/mcd_normalised'] < 2
+        for name in ('image_map_agreement', 'stuff_recall_image', 'thing_recall_map'):
+            assert 0 <= numbers[f'preview/{name}'] <= 1
+        # After twelve steps a caption says nothing yet.
+        for stream in ('image', 'map'):
+            assert 0.9 < numbers[f'probe/caption_{stream}'] < 1.1
     assert found[12]['validation/loss_map'] < found[6]['validation/loss_map']
 
 
@@ -133,6 +139,7 @@ def test_tensorboard_files_hold_scalars_pictures_and_texts(trained):
     scalars, pictures, texts, hyperparameters = events_of(trained[0])
     assert scalars >= {'loss', 'loss_map', 'learning_rate', 'grad_norm', 'images_per_second'}
     assert scalars >= {'validation/loss_image', 'preview/mcd', 'memory/host_bytes_in_use'}
+    assert scalars >= {'probe/caption_image', 'probe/caption_map', 'preview/image_map_agreement'}
     assert pictures == {'preview'}
     (overview,) = [text for tag, text in texts.items() if 'parameters' in tag]
     assert 'image/blocks_0/qkv/kernel' in overview
@@ -260,9 +267,9 @@ def test_run_killed_between_validation_and_save_writes_the_same_lines(copy, monk
     assert [line['step'] for line in expected] == [6, 12]
     save, there = checkpoint.Checkpoints.save, []
 
-    def saved(self, step, *others):
+    def saved(self, step, *others, **options):
         there.append((step, [line['step'] for line in validation_of(log)]))
-        save(self, step, *others)
+        save(self, step, *others, **options)
 
     monkeypatch.setattr(checkpoint.Checkpoints, 'save', saved)
     lines = losses_of(workdir)
@@ -411,7 +418,7 @@ def test_microbatches_give_the_same_step(config):
     description = described(config)
     model = description.build(jnp.float32)
     params = jax.tree.map(jnp.float32, random_parameters(description))
-    optimizer = state.make_optimizer(lambda step: 1e-3, 0.03, (0.9, 0.9))
+    optimizer = optimizers.make('adamw', lambda step: 1e-3, 0.03, (0.9, 0.9))
     train_state = jax.jit(lambda p: state.create(p, lambda path: False, optimizer))(params)
     split = loader.Split(config.data.dir, 'train')
     batches = loader.train_batches(split, batch_size=8, seed=0)
@@ -419,19 +426,16 @@ def test_microbatches_give_the_same_step(config):
     batches.close()
     draw = functools.partial(
         loss.draw_inputs,
-        scale=1.0,
         empty_text=loader.empty_text(config.data.dir).astype(np.float32),
-        text_dropout=0.5,
-        map_side=64,
-        map_noise_std=2.0,
-        void_wins=False,
+        drawing=loss.Drawing(scale=1.0, text_dropout=0.5, map_side=64),
     )
     recipe = train_step.Recipe(**settings.recipe(config))
+    objective = loss.Objective(description.streams)
     after = [
         jax.jit(
             functools.partial(
                 train_step.train_step,
-                losses=functools.partial(train_step.example_losses, model, given_map=False),
+                losses=functools.partial(train_step.example_losses, model, objective=objective),
                 draw=draw,
                 optimizer=optimizer,
                 recipe=dataclasses.replace(recipe, seed=0, microbatches=parts, ema_decay=0.9),
@@ -456,6 +460,8 @@ def uvit(tmp_path_factory, scenes):
     config = tiny_config(scenes)
     config.model.name = 'uvit'
     config.steps = 2
+    config.validate_every = 1
+    config.checkpoint_best = 'loss'
 
     def run(workdir):
         assert one_device.train(config, workdir)
@@ -468,6 +474,28 @@ def test_model_without_maps_logs_no_map_loss(uvit):
     (line,) = json_lines.read(uvit[0] / 'metrics.jsonl')
     assert line['loss_map'] is None
     assert line['loss'] == line['loss_image']
+
+
+def test_a_best_step_is_saved_with_its_scores_though_none_was_due(uvit):
+    workdir, config = uvit
+    assert config.checkpoint_every > 1
+    lines = json_lines.read(workdir / 'validation.jsonl')
+    losses = {line['step']: line['validation/loss_image'] for line in lines}
+    assert steps_of(workdir) == [*losses] == [1, 2]
+    for line in lines:
+        step = steps.Step(workdir / 'checkpoints' / f'{line["step"]:08d}', line['step'])
+        assert step.meta['scores'].items() == {k: line[k] for k in line if k != 'step'}.items()
+        assert step.meta['best_by'] == 'loss'
+    best = trained_weights.from_checkpoint(str(workdir), ema=True, which='best')
+    assert best.step == min(losses, key=losses.get)
+
+
+def test_a_best_step_by_what_is_not_measured_is_refused(config, tmp_path):
+    config.checkpoint_best = 'agreement'
+    config.validate_every = 4
+    with pytest.raises(ValueError, match=r"does not measure .* here it may be 'loss', ''"):
+        one_device.train(config, tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
 
 
 def test_two_streams_train_from_exported_image_weights(uvit, config, tmp_path):
@@ -489,13 +517,13 @@ def test_two_streams_train_from_exported_image_weights(uvit, config, tmp_path):
 
 
 def test_model_that_predicts_the_maps_noise_trains_and_samples(config, tmp_path):
-    config.model.map_prediction = 'noise'
+    config.map.prediction = 'noise'
     config.preview_every = config.checkpoint_every = config.steps = 4
     assert one_device.train(config, tmp_path)
     assert 0.5 < json_lines.read(tmp_path / 'metrics.jsonl')[-1]['loss_map'] < 1.5
     one_device.sample(config, tmp_path)
     assert len(list((tmp_path / 'samples' / 'panoptic').iterdir())) == 6
     data = ml_collections.ConfigDict(config.to_dict())
-    data.model.map_prediction = 'data'
-    with pytest.raises(ValueError, match=r"model\.map_prediction: 'noise' there, 'data' in this"):
+    data.map.prediction = 'data'
+    with pytest.raises(ValueError, match=r"map\.prediction: 'noise' there, 'data' in this"):
         one_device.train(data, tmp_path)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from panoptic_jax.command import kinds
+from panoptic_jax.diffusion.streams import PREDICTIONS
 from panoptic_jax.models import build
 
 _STEPS = 2**31 - 1  # the optimiser counts them in 32 bits
@@ -24,6 +25,7 @@ _GROUPLESS = {
     'steps': kinds.whole(1, _STEPS),
     'batch_size': kinds.whole(1, _BATCH),
     'microbatches': kinds.whole(1, _BATCH),
+    'optimizer': kinds.choice(('adamw', 'muon')),
     'learning_rate': kinds.number(0, 100, above=True),
     'warmup_steps': kinds.whole(0, _STEPS),
     'cooldown': kinds.number(0, 1),
@@ -31,7 +33,6 @@ _GROUPLESS = {
     'betas': kinds.pair(kinds.below_one()),
     'ema_decay': kinds.number(0, 1),
     'text_dropout': kinds.number(0, 1),
-    'map_noise_std': kinds.number(0, 1000, above=True),
     'init_weights': kinds.path(empty=True),
     'init_partial': kinds.truth(),
     'log_every': kinds.whole(1, _STEPS),
@@ -40,6 +41,7 @@ _GROUPLESS = {
     'preview_every': kinds.whole(0, _STEPS),
     'preview_count': kinds.whole(1, _BATCH),
     'checkpoint_every': kinds.whole(1, _STEPS),
+    'checkpoint_best': kinds.choice(('', 'agreement', 'mcd', 'loss')),
     'keep_last': kinds.whole(1, _STEPS),
     'keep_every': kinds.whole(0, _STEPS),
     'profile_at': kinds.whole(0, _STEPS),
@@ -59,6 +61,7 @@ _DATA = {
     'train_images': kinds.whole(0, _IMAGES),
     'validation_images': kinds.whole(0, _IMAGES),
     'scene_seed': kinds.whole(0, 2**63 - 1),
+    'repeats': kinds.truth(),
     'images_per_shard': kinds.whole(1, _IMAGES),
     'autoencoder': kinds.choice(('sd', 'taesd', 'pixels')),
     'autoencoder_weights': kinds.path('hub', empty=True),
@@ -78,16 +81,29 @@ _MODEL = {
     'patch_factor': kinds.choice((1, 2, 4)),
     'given_map': kinds.truth(),
     'zero_map_input': kinds.truth(),
-    'map_prediction': kinds.choice(('data', 'noise')),
+    'join': kinds.choice(('tokens', 'channels')),
+    'separate_times': kinds.truth(),
+    'instance_bits': kinds.choice((0, 8)),
     'zero_conv_bias': kinds.truth(),
     'dtype': kinds.choice(('auto', 'float32', 'bfloat16')),
 }
+_STREAM = {
+    'noise_std': kinds.number(0, 1000, above=True),
+    'prediction': kinds.choice(PREDICTIONS),
+    'unit_input': kinds.truth(),
+    'loss_weight': kinds.number(0, 1e6),
+    'start_std': kinds.number(0, 1000),
+    'clip': kinds.truth(),
+}
+_TIMES = {name: kinds.number(0, 1) for name in ('shared', 'clean_image', 'clean_map')}
 _SAMPLE = {
     'weights': kinds.path(empty=True),
+    'checkpoint': kinds.choice(('newest', 'best')),
     'ema': kinds.truth(),
     'prompt': kinds.text(empty=True),
     'prompts': kinds.path(empty=True),
     'split': kinds.choice(('train', 'validation')),
+    'given': kinds.choice(('nothing', 'map', 'image')),
     'count': kinds.whole(0, _IMAGES),
     'folder': kinds.name(empty=False),
     'batch_size': kinds.whole(1, _BATCH),
@@ -96,8 +112,11 @@ _SAMPLE = {
     'solver': kinds.choice(('fast', '1', '2', '3', '2M')),
     'grid': kinds.choice(('time', 'lambda')),
     'guidance': kinds.number(-100, 100),
-    'map_init_std': kinds.number(0, 1000),
-    'clip_map': kinds.truth(),
+    'guidance_ratio_map': kinds.number(0, 100),
+    'guidance_from': kinds.number(0, 1),
+    'guidance_to': kinds.number(0, 1),
+    'offset': kinds.number(-0.5, 0.5),
+    'min_area': kinds.number(0, 1),
     'decode': kinds.choice(('nearest', 'threshold')),
 }
 _OTHERS = {
@@ -127,6 +146,9 @@ FIELDS: Mapping[str, kinds.Kind] = (
     _GROUPLESS
     | _prefixed('data', _DATA)
     | _prefixed('model', _MODEL)
+    | _prefixed('image', _STREAM)
+    | _prefixed('map', _STREAM)
+    | _prefixed('times', _TIMES)
     | _prefixed('sample', _SAMPLE)
     | _OTHERS
 )

@@ -20,14 +20,22 @@ DEFAULTS = environment.flat(settings.default().to_dict())
 MAY_BE_ZERO = {
     'seed', 'data.train_images', 'data.validation_images', 'data.scene_seed', 'data.workers',
     'warmup_steps', 'validate_every', 'preview_every', 'keep_every', 'profile_at', 'sample.count',
-    'sample.seed', 'cooldown', 'weight_decay', 'ema_decay', 'text_dropout', 'sample.map_init_std',
-    'sample.guidance',
+    'sample.seed', 'cooldown', 'weight_decay', 'ema_decay', 'text_dropout', 'image.start_std',
+    'map.start_std', 'image.loss_weight', 'map.loss_weight', 'times.shared', 'times.clean_image',
+    'times.clean_map', 'model.instance_bits', 'sample.guidance', 'sample.guidance_ratio_map',
+    'sample.guidance_from', 'sample.guidance_to', 'sample.offset', 'sample.min_area',
 }  # fmt: skip
+AT_MOST_ONE = {
+    'cooldown', 'ema_decay', 'text_dropout', 'times.shared', 'times.clean_image', 'times.clean_map',
+    'sample.guidance_from', 'sample.guidance_to', 'sample.offset', 'sample.min_area',
+}  # fmt: skip
+NOT_ONE = {'model.instance_bits', 'sample.offset'}
 MAY_BE_MINUS_ONE = {'mesh.data', 'mesh.fsdp', 'sample.guidance'}
 CHOICES = {
     'data.source', 'data.captions', 'data.autoencoder', 'data.text', 'model.name',
-    'model.map_prediction', 'model.dtype', 'foreign.kind', 'sample.split', 'sample.solver',
-    'sample.grid', 'sample.decode',
+    'model.join', 'image.prediction', 'map.prediction', 'model.dtype', 'foreign.kind',
+    'sample.split', 'sample.given', 'sample.solver', 'sample.grid', 'sample.decode',
+    'sample.checkpoint', 'optimizer',
 }  # fmt: skip
 NOT_EMPTY = {'data.dir', 'data.train_split', 'sample.folder', 'plan.topology'} | CHOICES
 
@@ -50,6 +58,8 @@ def is_right(name, value):
             return False
         if name in CHOICES:
             return False
+        if name == 'checkpoint_best':
+            return value == ''
         if name.startswith('foreign.allow') and value == ' ':
             return True
         return value == 'abc' or (value == '' and name not in NOT_EMPTY)
@@ -62,8 +72,8 @@ def is_right(name, value):
     if value == -1:
         return name in MAY_BE_MINUS_ONE
     if value == 1.5:
-        return name not in ('cooldown', 'ema_decay', 'text_dropout')
-    return value == 1
+        return name not in AT_MOST_ONE
+    return value == 1 and name not in NOT_ONE
 
 
 def test_the_table_has_the_fields_of_the_config_and_the_names_of_the_networks():
