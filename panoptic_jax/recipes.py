@@ -86,6 +86,10 @@ def use_joint(config: ml_collections.ConfigDict, size: str, *, instances: bool) 
     config.image.noise_std = 2.0
     # A map of thousands of bits shows its layout through doubled noise.
     config.map.noise_std = 4.0
+    config.image.unit_input = config.map.unit_input = True
+    # The image is the harder of the two, and its error the smaller number.
+    config.image.loss_weight = 2.5
+    config.sample.solver = '2M'
 
 
 def arguments(text: str, **defaults: Any) -> dict[str, Any]:

@@ -174,7 +174,10 @@ def parse(given):
         (['--config=configs/none.py'], "There is no config file 'configs/none.py'; "),
         (['--config=configs'], "There is no config named 'configs'; "),
         (['--config=README.md'], "There is no config file 'README.md'; "),
-        (['--config=configs/quickstart.py:size=M'], "takes no arguments, but 'size=M' is given; "),
+        (
+            ['--config=configs/coco_overfit.py:size=M'],
+            "takes no arguments, but 'size=M' is given; ",
+        ),
         (['--config', 'quickstart', '--config.model.dept=3'], "setting 'model.dept'; did you mean"),
         (['--config=quickstart', '--config.steps.x=3'], "There is no setting 'steps.x'; "),
         (['--config=two_stream:size=XS'], "size is 'XS'; it must be one of S, S-deep, "),

@@ -70,8 +70,8 @@ def test_config_loads_is_locked_and_says_how_to_run_it(path):
     parse([option])
     with pytest.raises((AttributeError, KeyError), match='dept'):
         parse([option, '--config.model.dept=3'])
-    with pytest.raises(ValueError, match=r'model\.depth is 5'):
-        parse([option, '--config.model.depth=5'])
+    with pytest.raises(ValueError, match=r'model\.patch_size is 3'):
+        parse([option, '--config.model.patch_size=3'])
     docstring = ast.get_docstring(tree_of(path), clean=False)
     scripts = re.findall(r'^ +bash (launch/\w+\.sh)', docstring, re.MULTILINE)
     assert scripts or [option] in commands(docstring)
@@ -111,7 +111,8 @@ def test_every_command_of_the_documents_parses():
 
 
 def test_settings_named_in_the_documents_exist():
-    base = '--config=configs/quickstart.py'
+    # A one-stream model, which most settings of networks are about.
+    base = '--config=configs/quickstart.py:recipe=paper'
     values = re.findall(r'--config\.([a-z_.]+)=([\w./-]+)', GUIDES)
     values += re.findall(r'`((?:data|model|sample)\.\w+)=([^`]+)`', GUIDES)
     assert len(values) > 25

@@ -125,12 +125,7 @@ def solve(
         each_row = [_Row(*row) for row in numbers]
         rows = {name: each_row[place] for name, place in places.items()}
         now = states | {name: each.current for name, each in progress.items()}
-        seen = {
-            name: network_input(
-                streams[name], value, alpha=rows[name].alpha, sigma=rows[name].sigma
-            )
-            for name, value in now.items()
-        }
+        seen = _network_inputs(now, streams, rows)
         image, map_ = predict(seen['image'], seen.get('map'), network_time(rows))
         predictions = {'image': image, 'map': map_}  # (B, h, w, c), (B, kh, kw, channels)
         moved = {}
@@ -171,6 +166,13 @@ def overwritten(
 def _beginning(state, *, is_clipped):
     zeros = jnp.zeros_like(state)
     return _Progress(state, zeros, zeros, zeros, values=zeros if is_clipped else None)
+
+
+def _network_inputs(now, streams, rows):
+    return {
+        name: network_input(streams[name], value, alpha=rows[name].alpha, sigma=rows[name].sigma)
+        for name, value in now.items()
+    }
 
 
 def _check_one_time(plan):

@@ -95,7 +95,12 @@ class PlaceBlock(nn.Module):
     def __call__(self, places: jax.Array, words: jax.Array, condition: jax.Array) -> jax.Array:
         """(B, N, C), (B, L, D), (B, C) float32 -> (B, N, C)."""
         size = places.shape[-1]
-        dense = functools.partial(Dense, dtype=self.dtype, product=self.forms.product)
+        dense = functools.partial(
+            Dense,
+            dtype=self.dtype,
+            product=self.forms.product,
+            kernel_init=nn.initializers.xavier_uniform(),
+        )
         modulation = Modulation(6, size, self.dtype, name='modulation')(condition)
         scale1, shift1, gate1, scale2, shift2, gate2 = modulation
         norm = plain_norm(self.dtype)

@@ -143,3 +143,20 @@ def test_latent_draw_uses_moments_and_scale():
         0.2301 * (mean + np.exp(0.5 * log_variance) * noise), rtol=1e-5, atol=1e-6,
     )  # fmt: skip
     np.testing.assert_allclose(loss.draw_latent(mean, 2.0, noise=None), 2 * mean, rtol=1e-6)
+
+
+def test_a_network_sees_unit_inputs_on_request():
+    t = {'image': IMAGE_T, 'map': MAP_T}
+    inputs, alpha, sigma = random_inputs(np.random.default_rng(5), t)
+    described = {'image': Stream(2.0, 'data', unit_input=True), 'map': Stream(4.0, 'data')}
+    seen = {}
+
+    def predict(x_t, m_t, text, t):
+        seen.update(image=x_t, map=m_t)
+        return x_t, m_t
+
+    loss.pair_losses(predict, inputs, loss.Objective(described, own_times=True))
+    noisy = loss.add_noise(inputs, described)
+    size = np.sqrt(alpha['image'] ** 2 + (2 * sigma['image']) ** 2)
+    np.testing.assert_allclose(seen['image'] * size, noisy['image'], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(seen['map'], noisy['map'])

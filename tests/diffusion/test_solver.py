@@ -1,5 +1,7 @@
 """Plans, solver and guidance against golden values, closed forms and each other."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -290,6 +292,28 @@ def coupled(x, m, t):
 def normal_states(seed=8):
     x, m = np.random.default_rng(seed).normal(size=(2, 3, 2, 2, 2)).astype(np.float32)
     return {'image': jnp.asarray(x), 'map': jnp.asarray(m)}
+
+
+def test_a_network_that_undoes_unit_inputs_draws_the_same():
+    plan = make_plan({'image': 1.0, 'map': 1.0}, evaluations=6, solver='3', offset=0.5)
+    plain = {'image': Stream(2.0, 'data'), 'map': Stream(4.0, 'data')}
+    unit = {name: dataclasses.replace(each, unit_input=True) for name, each in plain.items()}
+
+    def undone(x, m, t):
+        inputs = []
+        for name, value, time in zip(NAMES, (x, m), t.T, strict=True):
+            alpha, sigma = schedule.alpha_sigma(np.asarray(time) / 1000)
+            size = np.sqrt(alpha**2 + (plain[name].noise_std * sigma) ** 2)
+            inputs.append(value * size[:, None, None, None])
+        return coupled(*inputs, t)
+
+    with jax.disable_jit():
+        found, expected = (
+            solver.solve(predict, normal_states(), plan, streams, own_times=True)
+            for predict, streams in ((undone, unit), (coupled, plain))
+        )
+    for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
 
 
 def test_a_standing_stream_stays_and_is_not_returned():

@@ -65,3 +65,17 @@ def test_what_is_no_stream_is_refused(wrong):
         Stream(**(dataclasses.asdict(streams.PAPER['map']) | wrong))
     with pytest.raises(ValueError, match='must be'):
         streams.of_settings({'image': {'noise_std': 1.0, 'prediction': 'noise'} | wrong})
+
+
+def test_unit_input_has_unit_size_at_all_times():
+    rng = np.random.default_rng(4)
+    clean, noise = rng.normal(size=(2, 5, 100_000))
+    alpha, sigma = (a[:, None] for a in schedule.alpha_sigma(np.array([0, 0.1, 0.5, 0.9, 1])))
+    for std in (1.0, 4.0):
+        stream = Stream(std, 'data', unit_input=True)
+        noisy = alpha * clean + sigma * std * noise
+        seen = np.asarray(streams.network_input(stream, noisy, alpha=alpha, sigma=sigma))
+        np.testing.assert_allclose(seen.std(axis=-1), 1, atol=0.02)
+        np.testing.assert_allclose(seen * np.sqrt(alpha**2 + (sigma * std) ** 2), noisy, rtol=1e-5)
+        same = streams.network_input(Stream(std, 'data'), noisy, alpha=alpha, sigma=sigma)
+        assert same is noisy
