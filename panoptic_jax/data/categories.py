@@ -4,7 +4,7 @@ Ids are uint8 everywhere: 0 is void, 1..254 are categories, 255 is reserved. The
 prepared data set decides which categories exist (`data/manifest.py`). Nothing here reads files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -93,6 +93,11 @@ def remap(categories: Sequence[Category]) -> tuple[tuple[Category, ...], dict[in
         renumbered.append(category._replace(id=our_id))
         our_ids[category.id] = our_id
     return tuple(renumbered), our_ids
+
+
+def things_of(categories: Iterable[Category]) -> frozenset[int]:
+    """The ids of the categories that are things."""
+    return frozenset(entry.id for entry in categories if entry.is_thing)
 
 
 def valid_codes(categories: Sequence[Category]) -> np.ndarray:

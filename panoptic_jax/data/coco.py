@@ -20,6 +20,7 @@ from panoptic_jax.data import (
     picture_files,
     pictures,
 )
+from panoptic_jax.data.categories import things_of
 from panoptic_jax.data.coco_entries import Annotation, Panoptic
 from panoptic_jax.data.example import Example, taken
 
@@ -130,7 +131,7 @@ class CocoPanoptic:
         self.categories, self._category_ids = coco_annotations.to_categories(entries, list_path)
         self.source_ids = {ours: theirs for theirs, ours in self._category_ids.items()}
         self._names = {category.id: category.name for category in self.categories}
-        self._things = frozenset(entry.id for entry in self.categories if entry.is_thing)
+        self._things = things_of(self.categories)
         return panoptic, sha256
 
     def _with_captions(

@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 
 from panoptic_jax.data import geometry, panoptic_json, panoptic_png, pictures
+from panoptic_jax.data.categories import things_of
 from panoptic_jax.data.facts import CategoryList
 
 _FIX = 'give the JSON file that belongs to the map'
@@ -146,7 +147,7 @@ def _of_colours(path: epath.Path, annotations: _Json, form: Form) -> np.ndarray:
     our_ids = {
         number: entries[name].id for number, name in annotations.names.items() if name in entries
     }
-    things = frozenset(entry.id for entry in entries.values() if entry.is_thing)
+    things = things_of(entries.values())
     try:
         category, instance = panoptic_png.to_maps(
             segments, msgspec.to_builtins(infos), our_ids, things

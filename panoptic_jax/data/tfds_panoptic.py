@@ -24,7 +24,7 @@ from panoptic_jax.data import (
     pictures,
     tfds_folders,
 )
-from panoptic_jax.data.categories import COCO, remap
+from panoptic_jax.data.categories import COCO, remap, things_of
 from panoptic_jax.data.example import Example, taken
 
 _OBJECTS = ('id', 'label', 'is_crowd')
@@ -121,7 +121,7 @@ class TfdsPanoptic:
             sha256 = hashlib.sha256(json.dumps(COCO).encode()).hexdigest()
         self.source_ids = {our_id: their_id for their_id, our_id in ours.items()}
         self._names = {category.id: category.name for category in self.categories}
-        self._things = frozenset(entry.id for entry in self.categories if entry.is_thing)
+        self._things = things_of(self.categories)
         ids = {name: number for number, name in self._names.items()}
         of_list = f'the list {path}' if path else "COCO's list"
         if len(ids) < len(self._names):

@@ -182,9 +182,10 @@ def pair_losses(predict: Predict, inputs: Inputs, objective: Objective) -> dict[
     """
     noisy = add_noise(inputs, objective.streams)
     t = network_time(inputs.t, own_times=objective.own_times)
+    levels = {name: _alpha_sigma(inputs.t[name], value.ndim) for name, value in noisy.items()}
     seen = {}
     for name, value in noisy.items():
-        alpha, sigma = _alpha_sigma(inputs.t[name], value.ndim)
+        alpha, sigma = levels[name]
         stream = objective.streams[name]
         seen[name] = streams.network_input(stream, value, alpha=alpha, sigma=sigma)
     image, map_ = predict(seen['image'], seen.get('map'), inputs.text, t)
@@ -194,7 +195,7 @@ def pair_losses(predict: Predict, inputs: Inputs, objective: Objective) -> dict[
     for name, clean in inputs.clean.items():
         if predictions[name] is None:
             continue
-        alpha, sigma = _alpha_sigma(inputs.t[name], clean.ndim)
+        alpha, sigma = levels[name]
         target = streams.target(
             objective.streams[name], clean, inputs.noise[name], alpha=alpha, sigma=sigma
         )

@@ -25,6 +25,7 @@ from etils import epath
 from PIL import Image
 
 from panoptic_jax.data import geometry, instances
+from panoptic_jax.data.categories import things_of
 from panoptic_jax.data.example import Category
 from panoptic_jax.data.facts import CategoryList
 from panoptic_jax.export import coco, report, sample_list
@@ -107,8 +108,7 @@ def _segments(
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """The PNG and the segments of one pair's map, see `coco.segments`."""
     if drawn.instances is None:
-        thing_ids = {category.id for category in categories if category.is_thing}
-        own = instances.separate(drawn.ids[row], thing_ids=thing_ids)
+        own = instances.separate(drawn.ids[row], thing_ids=things_of(categories))
     else:
         own = drawn.ids[row], drawn.instances[row]
     # COCO's tools expect a map in the size of its image.

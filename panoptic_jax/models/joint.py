@@ -15,7 +15,13 @@ from panoptic_jax.models.forms import PLAIN, Forms
 from panoptic_jax.models.joint_blocks import ConvBlock, Modulation, PlaceBlock, plain_norm
 from panoptic_jax.models.layers import Dense
 from panoptic_jax.models.one_stream import split_times
-from panoptic_jax.models.uvit import Prediction, normal_init, time_embedding
+from panoptic_jax.models.uvit import (
+    Prediction,
+    depth_to_space,
+    normal_init,
+    space_to_depth,
+    time_embedding,
+)
 
 _TIME_SIZE = 128  # channels of a time's sinusoid
 
@@ -149,19 +155,3 @@ class Words(nn.Module):
         hidden = nn.silu(dense(2 * self.size, 'mix_in')(before, words, after))
         words = words + dense(self.size, 'mix_out')(hidden)
         return plain_norm(self.dtype)(words)
-
-
-def space_to_depth(image: jax.Array, factor: int) -> jax.Array:
-    """(B, h, w, c) -> (B, h / factor, w / factor, factor * factor * c), in the order of patches."""
-    batch, height, width, channels = image.shape
-    grid = image.reshape(batch, height // factor, factor, width // factor, factor, channels)
-    grid = grid.transpose(0, 1, 3, 2, 4, 5)
-    return grid.reshape(batch, height // factor, width // factor, factor**2 * channels)
-
-
-def depth_to_space(image: jax.Array, factor: int) -> jax.Array:
-    """Inverse of `space_to_depth`."""
-    batch, height, width, channels = image.shape
-    grid = image.reshape(batch, height, width, factor, factor, channels // factor**2)
-    grid = grid.transpose(0, 1, 3, 2, 4, 5)
-    return grid.reshape(batch, height * factor, width * factor, channels // factor**2)

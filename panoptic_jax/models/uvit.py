@@ -50,21 +50,34 @@ def torch_conv_init(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
+def space_to_depth(image: jax.Array, factor: int) -> jax.Array:
+    """(B, h, w, c) -> (B, h / factor, w / factor, factor * factor * c), in the order of patches."""
+    batch, height, width, channels = image.shape
+    grid = image.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    grid = grid.transpose(0, 1, 3, 2, 4, 5)
+    return grid.reshape(batch, height // factor, width // factor, factor**2 * channels)
+
+
+def depth_to_space(image: jax.Array, factor: int) -> jax.Array:
+    """Inverse of `space_to_depth`."""
+    batch, height, width, channels = image.shape
+    grid = image.reshape(batch, height, width, factor, factor, channels // factor**2)
+    grid = grid.transpose(0, 1, 3, 2, 4, 5)
+    return grid.reshape(batch, height * factor, width * factor, channels // factor**2)
+
+
 def patchify(image: jax.Array, patch: int) -> jax.Array:
     """(B, h, w, c) -> (B, h/p * w/p, p*p*c), rows first, a patch's values in order (p1 p2 c)."""
-    batch, height, width, channels = image.shape
-    grid = image.reshape(batch, height // patch, patch, width // patch, patch, channels)
-    grid = grid.transpose(0, 1, 3, 2, 4, 5)  # (B, h/p, w/p, p, p, c)
-    return grid.reshape(batch, -1, patch * patch * channels)
+    grid = space_to_depth(image, patch)  # (B, h/p, w/p, p*p*c)
+    return grid.reshape(grid.shape[0], -1, grid.shape[-1])
 
 
 def unpatchify(tokens: jax.Array, patch: int, channels: int) -> jax.Array:
     """Inverse of `patchify` for a square image."""
     batch, count, _ = tokens.shape
     side = math.isqrt(count)
-    grid = tokens.reshape(batch, side, side, patch, patch, channels)
-    grid = grid.transpose(0, 1, 3, 2, 4, 5)  # (B, h/p, p, w/p, p, c)
-    return grid.reshape(batch, side * patch, side * patch, channels)
+    grid = tokens.reshape(batch, side, side, patch**2 * channels)
+    return depth_to_space(grid, patch)
 
 
 def time_embedding(t: jax.Array, size: int) -> jax.Array:

@@ -15,7 +15,7 @@ from panoptic_jax.diffusion import bits, codes, schedule
 from panoptic_jax.diffusion.solver import Known, overwritten
 from panoptic_jax.diffusion.streams import NAMES, Stream
 from panoptic_jax.programs.description import Description
-from panoptic_jax.programs.tasks import Role, Task
+from panoptic_jax.programs.tasks import Role
 
 _CODE_KEY = 2  # after those of the streams' noise
 
@@ -37,13 +37,6 @@ class Conditions(NamedTuple):
     image: jax.Array | np.ndarray | None = None
     known_image: jax.Array | np.ndarray | None = None
     known_map: jax.Array | np.ndarray | None = None
-
-    def task(self, image_strength: float | None = None, map_strength: float | None = None) -> Task:
-        """What a sampler of such conditions is made for; a strength says where a stream starts."""
-        return Task(
-            image=Role(self.image is not None, self.known_image is not None, image_strength),
-            map=Role(self.map is not None, self.known_map is not None, map_strength),
-        )
 
     def clean_streams(self, keys: jax.Array, description: Description) -> dict[str, jax.Array]:
         """What is given, as the solver takes it: scaled latents, and analog bits of maps.

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from panoptic_jax.data import geometry, instances, map_pictures
+from panoptic_jax.data.categories import things_of
 from panoptic_jax.data.given_images import read_image, read_known
 from panoptic_jax.data.map_pictures import Form
 from panoptic_jax.programs.conditions import Conditions
@@ -143,7 +144,7 @@ def _maps(maps, form):
 
 def _things(ids, description):
     """(n, side, side) uint8 numbers of things: connected areas, the largest first."""
-    thing_ids = frozenset(entry.id for entry in description.categories.entries if entry.is_thing)
+    thing_ids = things_of(description.categories.entries)
     _, numbers = instances.of_batch(ids, codes=None, thing_ids=thing_ids)
     # There are 255 codes. Areas beyond are of a few pixels each, and count as a crowd.
     return np.where(numbers < 256, numbers, 0).astype(np.uint8)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from panoptic_jax.data import instances
+from panoptic_jax.data.categories import things_of
 from panoptic_jax.data.example import Category
 from panoptic_jax.diffusion import codes
 from panoptic_jax.programs.sampler import Drawn
@@ -33,17 +34,17 @@ def of_drawn(
     """
     if drawn.ids is None:
         return None, None
-    thing_ids = tuple(sorted(entry.id for entry in categories if entry.is_thing))
+    thing_ids = things_of(categories)
     own_codes = None
     if drawn.code_values is not None:
         smallest = min_area * drawn.ids.shape[1] * drawn.ids.shape[2]
         own_codes = np.asarray(_read(drawn.ids, drawn.code_values, thing_ids, smallest))
     return instances.of_batch(
-        np.asarray(drawn.ids), codes=own_codes, thing_ids=frozenset(thing_ids), min_area=min_area
+        np.asarray(drawn.ids), codes=own_codes, thing_ids=thing_ids, min_area=min_area
     )
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _read(ids, code_values, thing_ids, smallest):
-    is_thing = jnp.isin(ids, jnp.array(thing_ids, jnp.uint8))
+    is_thing = jnp.isin(ids, jnp.array(sorted(thing_ids), jnp.uint8))
     return codes.read(code_values, is_thing, smallest)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from panoptic_jax.data import geometry, instances
+from panoptic_jax.data.categories import things_of
 from panoptic_jax.data.manifest import Manifest
 from panoptic_jax.export import report
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
@@ -93,8 +94,7 @@ def score_segments(
     Raises:
       Interrupted: SIGTERM came.
     """
-    entries = manifest.categories.entries
-    thing_ids = frozenset(entry.id for entry in entries if entry.is_thing)
+    thing_ids = things_of(manifest.categories.entries)
     predicted = predictions if callable(predictions) else predictions.__getitem__
     side = predicted(0)[0].shape[0]
 

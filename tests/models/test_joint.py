@@ -11,7 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from panoptic_jax.machine import sharding
-from panoptic_jax.models import build, forms, joint, joint_blocks, uvit
+from panoptic_jax.models import build, forms, joint_blocks, uvit
 
 LATENT, TEXT, MAP_CHANNELS = (8, 8, 3), (5, 12), 8
 SIZES = {'hidden_size': 32, 'depth': 1, 'num_heads': 2}
@@ -221,9 +221,9 @@ def test_shapes_bounds_and_bfloat16(options):
 
 def test_space_to_depth_keeps_the_order_of_patches():
     image = random_arrays(jnp.zeros((2, 8, 8, 3)), std=1.0)
-    places = joint.space_to_depth(image, 4)
+    places = uvit.space_to_depth(image, 4)
     np.testing.assert_array_equal(places.reshape(2, 4, 48), uvit.patchify(image, 4))
-    np.testing.assert_array_equal(joint.depth_to_space(places, 4), image)
+    np.testing.assert_array_equal(uvit.depth_to_space(places, 4), image)
 
 
 @pytest.mark.parametrize(('size', 'expected'), [('S', 70_533_252), ('H', 779_895_268)])
