@@ -202,6 +202,8 @@ def _workdir(mode, config, workdir):
 
 def _run_in(workdir, mode, config, options):
     """Calls a mode that works in the workdir."""
+    import jax
+
     from panoptic_jax import (
         benchmark,
         evaluate,
@@ -212,8 +214,12 @@ def _run_in(workdir, mode, config, options):
         train,
     )
     from panoptic_jax.logs import environment
+    from panoptic_jax.machine import memory
 
     environment.keep_compiled(workdir)
+    # A plan is of other devices. It starts those that it wants itself.
+    if mode != 'plan' and jax.default_backend() == 'cpu':
+        memory.keep_freed()
     if mode == 'train':
         return 0 if train.train(config, workdir, **options) else RUN_AGAIN
     modes = {
