@@ -55,33 +55,39 @@ def read(values: jax.Array, is_thing: jax.Array, smallest: float) -> jax.Array:
       (B, H, W) uint8, 0 where `is_thing` is false. A thing's pixel may have code 0 as well, where
       the map shows a crowd.
     """
+    # One map after another: 256 correlations a pixel of a whole batch would take gigabytes.
+    return jax.lax.map(lambda one: _read_map(*one, smallest), (values, is_thing))
+
+
+def _read_map(values, is_thing, smallest):
+    """`read` of one map: (H, W, 8), (H, W) -> (H, W)."""
     every = jnp.arange(_CODES, dtype=jnp.uint8)
     table = bits.ids_to_bits(every)  # (256, 8)
     is_found = _found(bits.bits_to_ids(values, every, 'threshold'), is_thing, table, smallest)
     weights = is_thing[..., None].astype(values.dtype)
     around = _sum_around(values * weights) / jnp.maximum(_sum_around(weights), 1)
-    correlations = (values + around) @ table.T  # (B, H, W, 256)
-    among_found = jnp.where(is_found[:, None, None], correlations, -jnp.inf)
+    correlations = (values + around) @ table.T  # (H, W, 256)
+    among_found = jnp.where(is_found, correlations, -jnp.inf)
     best = jnp.argmax(among_found, axis=-1).astype(jnp.uint8)
     return jnp.where(is_thing, best, jnp.uint8(0))
 
 
 def _found(raw, is_thing, table, smallest):
-    """(B, 256) whether a map has a code, from its thresholded codes (B, H, W)."""
+    """(256,) whether a map has a code, from its thresholded codes (H, W)."""
     every = jnp.arange(_CODES, dtype=jnp.uint8)
-    has_code = (raw[..., None] == every) & is_thing[..., None]  # (B, H, W, 256)
-    area = jnp.sum(has_code, axis=(1, 2))  # (B, 256)
-    rows = has_code[:, 1:] & has_code[:, :-1]
-    has_block = jnp.any(rows[:, :, 1:] & rows[:, :, :-1], axis=(1, 2))  # (B, 256)
+    has_code = (raw[..., None] == every) & is_thing[..., None]  # (H, W, 256)
+    area = jnp.sum(has_code, axis=(0, 1))  # (256,)
+    rows = has_code[1:] & has_code[:-1]
+    has_block = jnp.any(rows[:, 1:] & rows[:, :-1], axis=(0, 1))  # (256,)
     large = (area >= smallest) & has_block
     # Bits are -1 and 1, so codes that differ in one bit have the product 6.
     is_one_bit_away = table @ table.T == bits.NUM_BITS - 2  # (256, 256)
-    outdoes = large[:, None] & (area[:, None] >= _TIMES * area[:, :, None]) & is_one_bit_away
+    outdoes = large & (area >= _TIMES * area[:, None]) & is_one_bit_away
     is_found = large & ~jnp.any(outdoes, axis=-1)
     # A map of specks alone keeps them.
-    return jnp.where(jnp.any(is_found, axis=1, keepdims=True), is_found, area > 0)
+    return jnp.where(jnp.any(is_found), is_found, area > 0)
 
 
 def _sum_around(values):
-    """(B, H, W, c) -> the same: sums over the 3 x 3 pixels around each pixel, inside the map."""
-    return jax.lax.reduce_window(values, 0.0, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), 'SAME')
+    """(H, W, c) -> the same: sums over the 3 x 3 pixels around each pixel, inside the map."""
+    return jax.lax.reduce_window(values, 0.0, jax.lax.add, (3, 3, 1), (1, 1, 1), 'SAME')
