@@ -73,8 +73,7 @@ class Joint(nn.Module):
         words = Words(self.hidden_size, self.dtype, self.forms, name='words')(text)  # (B, L, C)
         condition = self._condition(words, t)  # (B, C)
         at_latents = space_to_depth(m_t, self.patch_factor)  # (B, h, w, k * k * map_channels)
-        pixels = jnp.concatenate([x_t, at_latents], axis=-1)
-        pixels = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype, name='stem')(pixels)
+        pixels = self._stem(x_t, at_latents, condition)  # (B, h, w, widths[0])
         skips = []
         for level, width in enumerate([*self.widths[1:], self.hidden_size]):
             if level == self._block_level:
@@ -104,6 +103,17 @@ class Joint(nn.Module):
         mixed = Dense(self.hidden_size, name='condition_in')(*sinusoids, caption)
         return nn.silu(Dense(self.hidden_size, name='condition_out')(nn.silu(mixed)))
 
+    def _stem(self, image, map_, condition):
+        """Both streams at the latents' resolution in one array, (B, h, w, widths[0])."""
+        width = self.widths[0]
+        modulation = Modulation(3, width, self.dtype, name='modulation_in')(condition)
+        image_gain, map_gain, shift = (vector[:, None] for vector in modulation)  # (B, 1, 1, width)
+        # A stream that is noise at its time would drown the other one, whose detail the skips
+        # carry. Gains of their own, which see the times, turn it down.
+        image = nn.Conv(width, (3, 3), dtype=self.dtype, name='stem_image')(image)
+        map_ = self._dense(width, 'stem_map')(map_)
+        return image * (1 + image_gain) + map_ * (1 + map_gain) + shift
+
     def _trunk(self, grid, words, condition):
         """(B, side, side, C) -> (B, side, side, C), normalised."""
         batch, side, _, size = grid.shape
@@ -118,6 +128,9 @@ class Joint(nn.Module):
         modulation = Modulation(2, pixels.shape[-1], self.dtype, name='modulation')(condition)
         scale, shift = (vector[:, None] for vector in modulation)  # (B, 1, 1, width)
         pixels = plain_norm(self.dtype)(pixels) * (1 + scale) + shift
+        # Which side of an edge a pixel lies on is in the skip, and what lies there comes from the
+        # blocks: a sum of both cannot choose, a hidden layer can.
+        pixels = nn.silu(self._dense(4 * pixels.shape[-1], 'head_in')(pixels))  # (B, h, w, 4 width)
         map_values = self.patch_factor**2 * self.map_channels
         zero = {'kernel_init': nn.initializers.zeros}
         # Zeros are the best first guess of centred data, and the loss starts at their variance.

@@ -150,6 +150,22 @@ def test_each_output_depends_on_each_input_of_its_own_example(stream):
         np.testing.assert_array_equal(before[1], after[1])
 
 
+@pytest.mark.parametrize('stream', [0, 1])
+def test_a_stream_s_gain_turns_all_of_it_down(stream):
+    model, params, inputs = tiny()
+    width = params['stem_map']['kernel'].shape[-1]
+    bias = params['modulation_in']['dense']['bias']
+    gain = jnp.zeros_like(bias).at[stream * width : (stream + 1) * width].set(-1.0)
+    kernel = jnp.zeros_like(params['modulation_in']['dense']['kernel'])
+    closed = params | {'modulation_in': {'dense': {'kernel': kernel, 'bias': gain}}}
+    changed = list(inputs)
+    changed[stream] = -inputs[stream]
+    for weights, is_seen in ((params, True), (closed, False)):
+        first, second = (apply(model, weights, each) for each in (inputs, changed))
+        for before, after in zip(first, second, strict=True):
+            assert (np.abs(before - after).max() > 1e-3) == is_seen
+
+
 def test_the_order_of_words_counts():
     model, params, (x, m, text, t) = tiny()
     first = apply(model, params, (x, m, text, t))
@@ -226,7 +242,7 @@ def test_space_to_depth_keeps_the_order_of_patches():
     np.testing.assert_array_equal(uvit.depth_to_space(places, 4), image)
 
 
-@pytest.mark.parametrize(('size', 'expected'), [('S', 70_533_252), ('H', 779_895_268)])
+@pytest.mark.parametrize(('size', 'expected'), [('S', 71_152_772), ('H', 783_132_388)])
 def test_parameter_counts_of_sizes(size, expected):
     model, abstract = model_of(latent=(32, 32, 4), text=(77, 768), **uvit.SIZES[size])
     shapes = build.abstract_parameters(model, abstract)

@@ -11,6 +11,7 @@ import pytest
 from conftest import random_parameters, tiny_config
 
 from panoptic_jax import config as settings
+from panoptic_jax import recipes
 from panoptic_jax.data.facts import AutoencoderFacts, TextFacts
 from panoptic_jax.machine import sharding
 from panoptic_jax.programs.description import assume
@@ -23,6 +24,7 @@ GOLDEN = {
     'uvit': (1.0273, 0.116843),
     'one_stream': (2.02914, 0.25357),
     'two_stream': (2.58273, 0.28266),
+    'joint': (3.53587, 0.333085),
 }
 
 
@@ -43,6 +45,8 @@ def first_step(name):
     config = tiny_config('none')
     config.batch_size = BATCH_SIZE
     config.model.update(name=name, dtype='float32')
+    if name == 'joint':  # with all of its recipe, and codes
+        recipes.use_joint(config, size='', instances=True)
     description = assume(
         config.model.to_dict(),
         settings.streams(config),
@@ -66,7 +70,7 @@ def first_step(name):
     return float(state.totals['loss']), float(state.totals['grad_norm'])
 
 
-@pytest.mark.parametrize('name', ['uvit', 'one_stream', 'two_stream'])
+@pytest.mark.parametrize('name', GOLDEN)
 def test_first_step_is_the_golden_one(name):
     found = first_step(name)
     digits = ', '.join(f'{value:.6g}' for value in found)
