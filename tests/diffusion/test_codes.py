@@ -96,3 +96,17 @@ def test_maps_of_specks_alone_keep_their_codes():
     noise = np.random.default_rng(2).integers(0, 256, (8, 48, 48)).astype(np.uint8)
     values = bits.ids_to_bits(jnp.asarray(noise))
     np.testing.assert_array_equal(read(values, jnp.ones(noise.shape, bool), 8), noise)
+
+
+def test_a_code_whose_pixels_are_unsure_says_nothing():
+    rng = np.random.default_rng(3)
+    numbers = np.zeros((2, 32, 32), np.uint8)
+    numbers[:, 2:12, 2:12], numbers[:, 15:30, 10:30] = 1, 2
+    truth = codes.draw(jnp.asarray(numbers), jax.random.key(0))
+    # The first thing's bits have their signs, and sizes like those of weights without training.
+    sizes = np.where(numbers == 1, rng.uniform(0, 0.6, numbers.shape), 1)[..., None]
+    values = bits.ids_to_bits(truth) * sizes
+    found = np.asarray(read(values, jnp.asarray(numbers > 0), 8))
+    np.testing.assert_array_equal(found, np.where(numbers == 2, truth, 0))
+    surer = np.asarray(read(values * 2, jnp.asarray(numbers > 0), 8))
+    np.testing.assert_array_equal(surer, truth)
