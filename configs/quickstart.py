@@ -22,7 +22,7 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
     config.workdir = 'runs/quickstart'
     config.data.dir = 'runs/data/scenes'
     config.data.source = 'scenes'
-    config.data.train_images = 2048
+    config.data.train_images = 3072
     config.data.validation_images = 128
     config.data.images_per_shard = 256
     config.data.autoencoder = 'pixels'
@@ -40,6 +40,7 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
     config.checkpoint_every = 100
     config.sample.batch_size = 32
     config.sample.evaluations = 20
+    config.sample.min_area = 0.002  # the smallest thing is eight times as large
     if recipe == 'paper':
         config.steps = 800
         config.sample.count = 64

@@ -74,6 +74,7 @@ def default() -> ml_collections.ConfigDict:
     image.clip = False  # True: clip the data prediction to [-1, 1] inside the solver
     config.map = map_ = ml_collections.ConfigDict()
     map_.noise_std = 2.0  # s of the map's bits
+    map_.code_noise_std = 0.0  # s of the bits of instances' codes; 0: noise_std
     map_.prediction = 'data'  # or 'noise' (3.3) | 'velocity'
     map_.unit_input = False  # the same for the map
     map_.loss_weight = 1.0  # factor of the map's loss
@@ -222,8 +223,11 @@ def recipe(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def streams(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
     """Noise and prediction of each stream, for `streams.of_settings`."""
-    names = ('noise_std', 'prediction', 'unit_input')
-    return {stream: {name: config[stream][name] for name in names} for stream in NAMES}
+    names = ('noise_std', 'code_noise_std', 'prediction', 'unit_input')
+    return {
+        stream: {name: config[stream][name] for name in names if name in config[stream]}
+        for stream in NAMES
+    }
 
 
 def asked(config: ml_collections.ConfigDict) -> dict[str, Any]:

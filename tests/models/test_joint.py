@@ -150,20 +150,41 @@ def test_each_output_depends_on_each_input_of_its_own_example(stream):
         np.testing.assert_array_equal(before[1], after[1])
 
 
+def with_vectors(params, name, vectors):
+    """Parameters whose modulation of this name gives these vectors, whatever the condition is."""
+    dense = params[name]['dense']
+    bias = jnp.zeros_like(dense['bias']) + jnp.asarray(vectors, jnp.float32)
+    return params | {name: {'dense': {'kernel': jnp.zeros_like(dense['kernel']), 'bias': bias}}}
+
+
 @pytest.mark.parametrize('stream', [0, 1])
 def test_a_stream_s_gain_turns_all_of_it_down(stream):
     model, params, inputs = tiny()
-    width = params['stem_map']['kernel'].shape[-1]
-    bias = params['modulation_in']['dense']['bias']
-    gain = jnp.zeros_like(bias).at[stream * width : (stream + 1) * width].set(-1.0)
-    kernel = jnp.zeros_like(params['modulation_in']['dense']['kernel'])
-    closed = params | {'modulation_in': {'dense': {'kernel': kernel, 'bias': gain}}}
+    gains = np.zeros((3, params['stem_map']['kernel'].shape[-1]))
+    gains[stream] = -1
+    open_ = with_vectors(params, ('image_evidence', 'map_evidence')[stream], 0)
+    closed = with_vectors(open_, 'modulation_in', gains.ravel())
     changed = list(inputs)
     changed[stream] = -inputs[stream]
-    for weights, is_seen in ((params, True), (closed, False)):
+    for weights, is_seen in ((open_, True), (closed, False)):
         first, second = (apply(model, weights, each) for each in (inputs, changed))
         for before, after in zip(first, second, strict=True):
             assert (np.abs(before - after).max() > 1e-3) == is_seen
+
+
+def test_what_noisy_values_say_of_themselves_is_added_to_what_the_network_expects():
+    model, params, inputs = tiny()
+    silent = with_vectors(with_vectors(params, 'image_evidence', 0), 'map_evidence', 0)
+    image_gain, map_gain = np.random.default_rng(4).normal(size=(2, MAP_CHANNELS))
+    image_gain = image_gain[: LATENT[-1]]
+    loud = with_vectors(
+        with_vectors(params, 'image_evidence', image_gain), 'map_evidence', map_gain
+    )
+    expected, found = apply(model, silent, inputs), apply(model, loud, inputs)
+    x_t, m_t, *_ = inputs
+    np.testing.assert_allclose(found.image, expected.image + image_gain * x_t, rtol=1e-4, atol=1e-5)
+    logits = jnp.arctanh(expected.map) + map_gain * m_t
+    np.testing.assert_allclose(found.map, jnp.tanh(logits), rtol=1e-3, atol=1e-4)
 
 
 def test_the_order_of_words_counts():
@@ -242,7 +263,7 @@ def test_space_to_depth_keeps_the_order_of_patches():
     np.testing.assert_array_equal(uvit.depth_to_space(places, 4), image)
 
 
-@pytest.mark.parametrize(('size', 'expected'), [('S', 71_152_772), ('H', 783_132_388)])
+@pytest.mark.parametrize(('size', 'expected'), [('S', 71_158_928), ('H', 783_146_224)])
 def test_parameter_counts_of_sizes(size, expected):
     model, abstract = model_of(latent=(32, 32, 4), text=(77, 768), **uvit.SIZES[size])
     shapes = build.abstract_parameters(model, abstract)
