@@ -88,7 +88,7 @@ class Joint(nn.Module):
             pixels = pixels + self._dense(width, f'skip_{level}')(skip)
             if level == self._block_level:
                 pixels = ConvBlock(self.dtype, name='out')(pixels, condition)
-        return self._predictions(pixels, condition, x_t, m_t)
+        return self._predictions(pixels, condition, m_t)
 
     def _dense(self, features, name, **options):
         product = self.forms.product
@@ -123,7 +123,7 @@ class Joint(nn.Module):
             places = block(places, words, condition)
         return plain_norm(self.dtype)(places).reshape(grid.shape)
 
-    def _predictions(self, pixels, condition, x_t, m_t):
+    def _predictions(self, pixels, condition, m_t):
         """(B, h, w, width) -> (B, h, w, c) and (B, kh, kw, map_channels), float32."""
         modulation = Modulation(2, pixels.shape[-1], self.dtype, name='modulation')(condition)
         scale, shift = (vector[:, None] for vector in modulation)  # (B, 1, 1, width)
@@ -137,18 +137,12 @@ class Joint(nn.Module):
         image = self._dense(self.latent_channels, 'image_head', **zero)(pixels)
         map_ = self._dense(map_values, 'map_head', **zero)(pixels).astype(jnp.float32)
         map_ = depth_to_space(map_, self.patch_factor)  # (B, kh, kw, map_channels)
-        image = image.astype(jnp.float32) + self._evidence(x_t, condition, 'image_evidence')
-        map_ = map_ + self._evidence(m_t, condition, 'map_evidence')
+        # The mean of a bit +-1 behind Gaussian noise is tanh(expectation + gain * noisy bit), with
+        # a gain that grows as the noise fades. The rest of the network says what to expect.
+        (gain,) = Modulation(1, self.map_channels, name='map_evidence')(condition)
+        map_ = map_ + gain[:, None] * m_t.astype(jnp.float32)
+        image = image.astype(jnp.float32)
         return Prediction(image=image, map=jnp.tanh(map_) if self.map_bounded else map_)
-
-    def _evidence(self, noisy, condition, name):
-        """What each noisy value says of itself; the rest of the network says what to expect there.
-
-        The mean of a bit +-1 behind Gaussian noise is tanh(expectation + gain * noisy bit), with a
-        gain that grows as the noise fades: at its end there is nothing to guess.
-        """
-        (gain,) = Modulation(1, noisy.shape[-1], name=name)(condition)  # (B, 1, channels)
-        return gain[:, None] * noisy.astype(jnp.float32)
 
 
 class Words(nn.Module):
