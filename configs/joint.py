@@ -5,15 +5,15 @@
     python -m panoptic_jax.main --config=configs/joint.py \
         --mode=evaluate --config.sample.count=30000 --config.sample.batch_size=64
 
-Image and map of a place share one token, both are predicted as clean data under doubled noise, and
-each has a time of its own: the weights draw pairs, images of maps, maps of images, and what is
-missing of either (`docs/METHOD.md`). Generated maps have instances.
+Image and map of a place share one token, both are predicted as clean data under more noise than the
+paper's, and each has a time of its own: the weights draw pairs, images of maps, maps of images, and
+what is missing of either (`docs/METHOD.md`). Generated maps have instances.
 Arguments: size=S (or S-deep, M, L, H), patch_factor=2 (or 1, 4), instances=1 (0: categories alone),
   encoders=light (TAESD and random word vectors, in data/coco_light). An example with two arguments:
   --config=configs/joint.py:size=M,encoders=light.
 Data: the same as for `configs/one_stream.py`, prepared by --mode=prepare with either config.
-Hardware and hours: never run at this scale. Computed from 87 GFLOP a training image (S), 256 M
-  images and 40 % of the bfloat16 peak: 2.0 hours on 8 H100, 4.9 hours on 16 TPU v5e; the compiler
+Hardware and hours: never run at this scale. Computed from 89 GFLOP a training image (S), 256 M
+  images and 40 % of the bfloat16 peak: 2.0 hours on 8 H100, 5.0 hours on 16 TPU v5e; the compiler
   predicts 24 % on TPU v5e (`docs/PERFORMANCE.md`).
 Expected score: not known at this scale. On the embedded scenes the same recipe is the quickstart's.
 """

@@ -13,7 +13,7 @@ from optax import contrib
 _EPSILON = 1e-8
 # Parts of names whose matrices begin or end in something else than hidden channels, or which start
 # at zero: Muon would give all their directions the same weight.
-_NOT_HIDDEN = ('embed', 'stem', 'head', 'final_conv', 'modulation', 'condition')
+_NOT_HIDDEN = ('embed', 'stem', 'head', 'final_conv', 'modulation', 'evidence', 'condition')
 _SMALLEST = 16  # channels; matrices of fewer have no directions to balance
 # Muon's updates get the size of AdamW's, so that one learning rate serves both (Liu et al. 2025).
 _RMS = 0.2
