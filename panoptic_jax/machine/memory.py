@@ -17,7 +17,7 @@ def keep_freed() -> None:
     once, which clears their pages when they are taken anew, in every step of a training: that was a
     fifth of the processor time of the quickstart. Other C libraries are left as they are.
     """
-    set_option = getattr(ctypes.CDLL(None), 'mallopt', None)
-    if set_option is not None:
-        set_option(_MMAP_MAX, 0)
-        set_option(_TRIM_THRESHOLD, _NEVER)
+    library = ctypes.CDLL(name=None)  # the process itself
+    if hasattr(library, 'mallopt'):
+        library.mallopt(_MMAP_MAX, 0)
+        library.mallopt(_TRIM_THRESHOLD, _NEVER)

@@ -218,9 +218,8 @@ def _odd_fields(description: Description) -> list[str]:
     parts = (description.model, description.autoencoder, description.text)
     named = [(f'{field.name} is', field.type, getattr(part, field.name))
              for part in parts for field in dataclasses.fields(part)]  # fmt: skip
-    for stream, own in description.streams.items():
-        named += [(f'{stream}.noise_std is', float, own.noise_std),
-                  (f'{stream}.code_noise_std is', float, own.code_noise_std)]  # fmt: skip
+    named += [(f'{s}.{std} is', float, getattr(own, std)) for s, own in description.streams.items()
+              for std in ('noise_std', 'code_noise_std')]  # fmt: skip
     named += [('a category is called', str, each.name) for each in description.categories.entries]
     odd = []
     for words, kind, value in named:
