@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from panoptic_jax.diffusion.bits import NUM_BITS
 from panoptic_jax.models.forms import PLAIN, Forms
 from panoptic_jax.models.joint_blocks import ConvBlock, Modulation, PlaceBlock, plain_norm
 from panoptic_jax.models.layers import Dense
@@ -139,8 +140,9 @@ class Joint(nn.Module):
         map_ = depth_to_space(map_, self.patch_factor)  # (B, kh, kw, map_channels)
         # The mean of a bit +-1 behind Gaussian noise is tanh(expectation + gain * noisy bit), with
         # a gain that grows as the noise fades. The rest of the network says what to expect.
-        (gain,) = Modulation(1, self.map_channels, name='map_evidence')(condition)
-        map_ = map_ + gain[:, None] * m_t.astype(jnp.float32)
+        # Codes of instances have none of it: each pixel would settle on a code of its own.
+        (gain,) = Modulation(1, NUM_BITS, name='map_evidence')(condition)
+        map_ = map_.at[..., :NUM_BITS].add(gain[:, None] * m_t[..., :NUM_BITS])
         image = image.astype(jnp.float32)
         return Prediction(image=image, map=jnp.tanh(map_) if self.map_bounded else map_)
 
