@@ -66,13 +66,8 @@ def test_codes_are_a_stream_of_their_own_noise_behind_the_category_bits(predicti
     at = {'alpha': 0.6, 'sigma': 0.8}
     both = Stream(10.0, prediction, unit_input=True, code_noise_std=2.0)
     noisy = 0.6 * clean + 0.8 * both.std(16) * noise
-    parts = (
-        (slice(None, 8), Stream(10.0, prediction, unit_input=True)),
-        (
-            slice(8, None),
-            Stream(2.0, prediction, unit_input=True),
-        ),
-    )
+    categories, codes = (Stream(std, prediction, unit_input=True) for std in (10.0, 2.0))
+    parts = (slice(None, 8), categories), (slice(8, None), codes)
     for channels, stream in parts:
         own_noisy = 0.6 * clean[..., channels] + 0.8 * stream.noise_std * noise[..., channels]
         np.testing.assert_allclose(noisy[..., channels], own_noisy, rtol=1e-4, atol=1e-6)
@@ -88,7 +83,7 @@ def test_codes_are_a_stream_of_their_own_noise_behind_the_category_bits(predicti
         found = streams.network_input(both, noisy, **at)[..., channels]
         np.testing.assert_allclose(found, streams.network_input(stream, own_noisy, **at), rtol=1e-5)
     # A map without codes, and codes without a noise of their own.
-    assert both.std(8) == Stream(10.0, prediction).std(16) == 10.0
+    assert both.std(8) == categories.std(16) == 10.0
 
 
 @pytest.mark.parametrize(
