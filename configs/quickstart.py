@@ -40,6 +40,7 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
     config.checkpoint_every = 100
     config.sample.batch_size = 32
     config.sample.evaluations = 20
+    config.sample.decode = 'no_void'  # scenes have none
     config.sample.min_area = 0.002  # the smallest thing is eight times as large
     if recipe == 'paper':
         config.steps = 800

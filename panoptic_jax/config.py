@@ -145,7 +145,7 @@ def default() -> ml_collections.ConfigDict:
     sample.offset = 0.0
     # Segments below this share of a generated map join what surrounds them; 0: all are written.
     sample.min_area = 0.0005
-    sample.decode = 'nearest'  # codes of no category: 'nearest' valid one or 'threshold' to void
+    sample.decode = 'nearest'  # codes of no category: 'nearest' one, 'no_void' or 'threshold' (void)
 
     config.evaluate = evaluate = ml_collections.ConfigDict()
     evaluate.folder = ''  # others' images/, captions.json and maps; '': workdir/samples

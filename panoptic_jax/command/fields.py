@@ -117,7 +117,7 @@ _SAMPLE = {
     'guidance_to': kinds.number(0, 1),
     'offset': kinds.number(-0.5, 0.5),
     'min_area': kinds.number(0, 1),
-    'decode': kinds.choice(('nearest', 'threshold')),
+    'decode': kinds.choice(('nearest', 'no_void', 'threshold')),
 }
 _OTHERS = {
     'evaluate.folder': kinds.path(empty=True),

@@ -55,8 +55,8 @@ def read(values: jax.Array, is_thing: jax.Array, smallest: float) -> jax.Array:
       smallest: Pixels of the smallest thing.
 
     Returns:
-      (B, H, W) uint8, 0 where `is_thing` is false. A thing's pixel may have code 0 as well, where
-      the map shows a crowd or the code is unsure.
+      (B, H, W) uint8, 0 where `is_thing` is false. A thing's pixel may have code 0 as well: where
+      the map shows a crowd, where the code is unsure, and all over a map of specks.
     """
     # One map after another: 256 correlations a pixel of a whole batch would take gigabytes.
     return jax.lax.map(lambda one: _read_map(*one, smallest), (values, is_thing))
@@ -95,9 +95,7 @@ def _found(raw, is_thing, table, smallest):
     # Bits are -1 and 1, so codes that differ in one bit have the product 6.
     is_one_bit_away = table @ table.T == bits.NUM_BITS - 2  # (256, 256)
     outdoes = large & (area >= _TIMES * area[:, None]) & is_one_bit_away
-    is_found = large & ~jnp.any(outdoes, axis=-1)
-    # A map of specks alone keeps them.
-    return jnp.where(jnp.any(is_found), is_found, area > 0)
+    return large & ~jnp.any(outdoes, axis=-1)
 
 
 def _sum_around(values):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from panoptic_jax.diffusion.bits import NUM_BITS
 from panoptic_jax.models.forms import PLAIN, Forms
-from panoptic_jax.models.joint_blocks import ConvBlock, Modulation, PlaceBlock, plain_norm
+from panoptic_jax.models.joint_blocks import ConvBlock, Modulation, PlaceBlock, ThingMeans, plain_norm
 from panoptic_jax.models.layers import Dense
 from panoptic_jax.models.one_stream import split_times
 from panoptic_jax.models.uvit import (
@@ -25,6 +25,7 @@ from panoptic_jax.models.uvit import (
 )
 
 _TIME_SIZE = 128  # channels of a time's sinusoid
+_THING_SIZE = 32  # channels in which pixels say what thing they are part of
 
 
 class Joint(nn.Module):
@@ -140,11 +141,21 @@ class Joint(nn.Module):
         map_ = depth_to_space(map_, self.patch_factor)  # (B, kh, kw, map_channels)
         # The mean of a bit +-1 behind Gaussian noise is tanh(expectation + gain * noisy bit), with
         # a gain that grows as the noise fades. The rest of the network says what to expect.
-        # Codes of instances have none of it: each pixel would settle on a code of its own.
-        (gain,) = Modulation(1, NUM_BITS, name='map_evidence')(condition)
-        map_ = map_.at[..., :NUM_BITS].add(gain[:, None] * m_t[..., :NUM_BITS])
+        (gain,) = Modulation(1, self.map_channels, name='map_evidence')(condition)
+        map_ = map_ + gain[:, None] * self._evidence(pixels, m_t.astype(jnp.float32))
         image = image.astype(jnp.float32)
         return Prediction(image=image, map=jnp.tanh(map_) if self.map_bounded else map_)
+
+
+    def _evidence(self, pixels, m_t):
+        """Noisy bits of categories, and noisy codes as their means over a thing: as `m_t`."""
+        categories, codes = m_t[..., :NUM_BITS], m_t[..., NUM_BITS:]
+        if not codes.shape[-1]:
+            return categories
+        # With evidence of its own, each pixel would settle on a code of its own.
+        means = ThingMeans(_THING_SIZE, name='thing_means')(pixels, codes)  # (B, h, w, codes)
+        means = jnp.repeat(jnp.repeat(means, self.patch_factor, axis=1), self.patch_factor, axis=2)
+        return jnp.concatenate([categories, means], axis=-1)
 
 
 class Words(nn.Module):

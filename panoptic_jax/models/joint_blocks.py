@@ -160,3 +160,54 @@ class ConvBlock(nn.Module):
         hidden = nn.silu(conv(name='conv1')(normed))
         # The last kernel is zero for the reason that gates are, see `Modulation`.
         return image + conv(kernel_init=nn.initializers.zeros, name='conv2')(hidden)
+
+
+class ThingMeans(nn.Module):
+    """What each pixel reads in all pixels that look like the same thing: their mean values.
+
+    A code of a thing means nothing, so it can be read nowhere but in the noisy map, and no pixel's
+    own noisy code says it. The mean over the thing does, and is the same for all of its pixels.
+
+    Attributes:
+      size: Channels in which pixels are compared; 4 must divide it.
+    """
+
+    size: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array, values: jax.Array) -> jax.Array:
+        """Means of values, weighted by how much features agree.
+
+        Args:
+          features: (B, h, w, C), what a pixel is part of; h = w is even.
+          values: (B, kh, kw, c), k pixels of them along each side of a pixel of features.
+
+        Returns:
+          (B, h, w, c) float32.
+        """
+        batch, side, _, _ = features.shape
+        # The pixels that are averaged need no detail: cells of 2 x 2 of them are a quarter as many.
+        cells = side // 2
+        cell_values = mean_pool(values.astype(jnp.float32), values.shape[1] // cells)
+        cell_values = cell_values.reshape(batch, cells * cells, -1)  # (B, M, c)
+        query = self._turned(features, 'query')  # (B, N, 1, size)
+        key = self._turned(mean_pool(features, 2), 'key')  # (B, M, 1, size)
+        gain = self.param('gain', nn.initializers.constant(2.0), (), jnp.float32)
+        scores = gain * jnp.einsum('bnhd,bmhd->bnm', query, key)  # (B, N, M)
+        means = jax.nn.softmax(scores) @ cell_values  # (B, N, c)
+        return means.reshape(batch, side, side, -1)
+
+    def _turned(self, features, name):
+        """(B, s, s, C) -> (B, s * s, 1, size) float32, as a head of `PlaceBlock`."""
+        batch, side, _, _ = features.shape
+        vectors = Dense(self.size, name=name)(features).astype(jnp.float32)
+        vectors = vectors.reshape(batch, side * side, 1, self.size)
+        normed = nn.RMSNorm(use_scale=False)(vectors) / self.size**0.25
+        return rotate(normed, rotary_angles(side, self.size))
+
+
+def mean_pool(image: jax.Array, factor: int) -> jax.Array:
+    """(B, h, w, c) -> (B, h / factor, w / factor, c), means of factor x factor pixels."""
+    batch, height, width, channels = image.shape
+    windows = image.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    return windows.mean(axis=(2, 4))

@@ -92,10 +92,10 @@ def test_clean_codes_are_read_as_they_are():
     np.testing.assert_array_equal(crowds, truth)
 
 
-def test_maps_of_specks_alone_keep_their_codes():
+def test_codes_in_specks_alone_say_nothing():
     noise = np.random.default_rng(2).integers(0, 256, (8, 48, 48)).astype(np.uint8)
     values = bits.ids_to_bits(jnp.asarray(noise))
-    np.testing.assert_array_equal(read(values, jnp.ones(noise.shape, bool), 8), noise)
+    assert not np.any(read(values, jnp.ones(noise.shape, bool), 8))
 
 
 def test_a_code_whose_pixels_are_unsure_says_nothing():

@@ -42,6 +42,10 @@ def test_invalid_codes_decode_to_the_nearest_valid_or_void():
     np.testing.assert_array_equal(nearest, expected)
     np.testing.assert_array_equal(nearest[valid], plain[valid])
     np.testing.assert_array_equal(threshold, np.where(valid, plain, 0))
+    no_void = np.asarray(bits.bits_to_ids(values, CODES, 'no_void'))
+    np.testing.assert_array_equal(no_void, bits.bits_to_ids(values, CODES[CODES > 0]))
+    assert (no_void != nearest).any()
+    np.testing.assert_array_equal(no_void[nearest > 0], nearest[nearest > 0])
     with pytest.raises(ValueError, match='decode'):
         bits.bits_to_ids(values, CODES, 'best')
 

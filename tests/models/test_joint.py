@@ -174,12 +174,67 @@ def test_a_stream_s_gain_turns_all_of_it_down(stream):
 
 def test_what_noisy_bits_say_of_themselves_is_added_to_what_the_network_expects():
     model, params, inputs = tiny()
+    assert 'thing_means' not in params
     gain = np.random.default_rng(4).normal(size=MAP_CHANNELS)
     silent, loud = (with_vectors(params, 'map_evidence', vector) for vector in (0, gain))
     expected, found = (apply(model, weights, inputs) for weights in (silent, loud))
     np.testing.assert_array_equal(found.image, expected.image)
     logits = jnp.arctanh(expected.map) + gain * inputs[1]
     np.testing.assert_allclose(found.map, jnp.tanh(logits), rtol=1e-3, atol=1e-4)
+
+
+def codes_of(params, features, codes):
+    """`ThingMeans` in NumPy, one query at a time."""
+    batch, side, _, size = features.shape
+    found = np.zeros((batch, side, side, codes.shape[-1]))
+    cells = side // 2
+    factor = codes.shape[1] // cells
+    pooled = features.reshape(batch, cells, 2, cells, 2, size).mean((2, 4))
+    values = codes.reshape(batch, cells, factor, cells, factor, -1).mean((2, 4))
+
+    def turned(name, vector, place, places):
+        vector = vector @ params[name]['kernel'] + params[name]['bias']
+        vector /= np.sqrt(np.mean(vector**2) + 1e-6)
+        half = len(vector) // 2
+        angles = joint_blocks.rotary_angles(places, len(vector))[place]
+        return (vector[:half] + 1j * vector[half:]) * np.exp(1j * angles)
+
+    for b, row, column in np.ndindex(batch, side, side):
+        query = turned('query', features[b, row, column], row * side + column, side)
+        keys = [
+            turned('key', pooled[b].reshape(-1, size)[m], m, cells) for m in range(cells * cells)
+        ]
+        scores = np.array([(query * np.conj(key)).real.sum() for key in keys])
+        weights = np.exp(params['gain'] * scores / np.sqrt(len(query) * 2))
+        found[b, row, column] = weights @ values[b].reshape(cells * cells, -1) / weights.sum()
+    return found
+
+
+def test_a_thing_s_mean_is_weighted_by_what_looks_alike():
+    rng = np.random.default_rng(5)
+    features, codes = rng.normal(size=(2, 8, 8, 6)), rng.normal(size=(2, 16, 16, 5))
+    means = joint_blocks.ThingMeans(8)
+    shapes = jax.eval_shape(means.init, jax.random.key(0), features, codes)['params']
+    params = jax.tree.map(np.asarray, random_arrays(shapes, std=1.0)) | {'gain': 3.0}
+    found = jax.jit(means.apply)({'params': params}, features, codes)
+    expected = codes_of(params, features, codes)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert expected.std(axis=(1, 2)).min() > 0.02
+
+
+def test_noisy_codes_are_read_in_the_whole_map_and_noisy_categories_where_they_are():
+    options = {'map_channels': 16}
+    model, params, inputs = tiny(**options)
+    quiet = with_vectors(params, 'modulation_in', np.repeat([0, -1, 0], 16))  # the stem sees no map
+    for channel in range(16):
+        changed = list(inputs)
+        changed[1] = inputs[1].at[0, 3, 4, channel].add(5.0)
+        first, second = (apply(model, quiet, each) for each in (inputs, changed))
+        np.testing.assert_array_equal(first.image, second.image)
+        differs = np.abs(jnp.arctanh(first.map) - jnp.arctanh(second.map))[0] > 1e-5
+        assert not np.delete(differs, channel, axis=-1).any()
+        is_code = channel >= 8
+        assert differs[..., channel].sum() > 200 if is_code else differs[..., channel].sum() == 1
 
 
 def test_the_order_of_words_counts():
@@ -218,7 +273,7 @@ def test_words_queries_change_nothing_that_places_get():
 def test_eight_devices_and_the_kernel_compute_what_one_does():
     """Also where a TPU's kernel mixes, which is interpreted here."""
     mesh = sharding.make_mesh(data=2, fsdp=4)
-    options = {'batch_size': 8, 'hidden_size': 128}
+    options = {'batch_size': 8, 'hidden_size': 128, 'map_channels': 16}
     model, params, inputs = tiny(**options)
     with_kernel, _ = model_of(**options, forms=forms.for_mesh(mesh, platform='tpu'))
     placed = sharding.put_batch(
