@@ -74,7 +74,6 @@ def default() -> ml_collections.ConfigDict:
     image.clip = False  # True: clip the data prediction to [-1, 1] inside the solver
     config.map = map_ = ml_collections.ConfigDict()
     map_.noise_std = 2.0  # s of the map's bits
-    map_.code_noise_std = 0.0  # s of the bits of instances' codes; 0: noise_std
     map_.prediction = 'data'  # or 'noise' (3.3) | 'velocity'
     map_.unit_input = False  # the same for the map
     map_.loss_weight = 1.0  # factor of the map's loss
@@ -145,7 +144,7 @@ def default() -> ml_collections.ConfigDict:
     sample.offset = 0.0
     # Segments below this share of a generated map join what surrounds them; 0: all are written.
     sample.min_area = 0.0005
-    sample.decode = 'nearest'  # codes of no category: 'nearest' one, 'no_void' or 'threshold' (void)
+    sample.decode = 'nearest'  # codes of no category: 'nearest' one, 'no_void', 'threshold' to void
 
     config.evaluate = evaluate = ml_collections.ConfigDict()
     evaluate.folder = ''  # others' images/, captions.json and maps; '': workdir/samples
@@ -223,11 +222,8 @@ def recipe(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def streams(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
     """Noise and prediction of each stream, for `streams.of_settings`."""
-    names = ('noise_std', 'code_noise_std', 'prediction', 'unit_input')
-    return {
-        stream: {name: config[stream][name] for name in names if name in config[stream]}
-        for stream in NAMES
-    }
+    names = ('noise_std', 'prediction', 'unit_input')
+    return {stream: {name: config[stream][name] for name in names} for stream in NAMES}
 
 
 def asked(config: ml_collections.ConfigDict) -> dict[str, Any]:

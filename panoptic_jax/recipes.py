@@ -87,8 +87,6 @@ def use_joint(config: ml_collections.ConfigDict, size: str, *, instances: bool) 
     # A thing has hundreds of bits: under less noise they give its kind away at nearly all times,
     # and neither the picture nor the caption is read for it (`docs/RECIPE.md`).
     config.map.noise_std = 10.0
-    # A code can be read nowhere but in the noisy map.
-    config.map.code_noise_std = 2.0
     config.image.unit_input = config.map.unit_input = True
     # The image is the harder of the two, and its error the smaller number.
     config.image.loss_weight = 2.5

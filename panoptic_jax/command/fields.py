@@ -147,7 +147,7 @@ FIELDS: Mapping[str, kinds.Kind] = (
     | _prefixed('data', _DATA)
     | _prefixed('model', _MODEL)
     | _prefixed('image', _STREAM)
-    | _prefixed('map', _STREAM | {'code_noise_std': kinds.number(0, 1000)})
+    | _prefixed('map', _STREAM)
     | _prefixed('times', _TIMES)
     | _prefixed('sample', _SAMPLE)
     | _OTHERS

@@ -163,7 +163,7 @@ def add_noise(inputs: Inputs, described: Mapping[str, streams.Stream]) -> dict[s
     noisy = {}
     for name, clean in inputs.clean.items():
         alpha, sigma = _alpha_sigma(inputs.t[name], clean.ndim)
-        noise = described[name].std(clean.shape[-1]) * inputs.noise[name]
+        noise = described[name].noise_std * inputs.noise[name]
         noisy[name] = alpha * clean + sigma * noise  # Eq. 2 for the image, Eq. 3 for the map
     return noisy
 

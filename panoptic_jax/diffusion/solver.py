@@ -159,7 +159,7 @@ def overwritten(
     state: jax.Array, known: Known, stream: Stream, *, alpha: jax.Array, sigma: jax.Array
 ) -> jax.Array:
     """A stream whose known part is the truth, noised to the stream's time (Eq. 2)."""
-    truth = alpha * known.clean + sigma * stream.std(known.noise.shape[-1]) * known.noise
+    truth = alpha * known.clean + sigma * stream.noise_std * known.noise
     return jnp.where(known.mask, truth, state)
 
 

@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
-
-from panoptic_jax.diffusion.bits import NUM_BITS
 
 NAMES = ('image', 'map')  # the order of streams wherever they are columns
 PREDICTIONS = ('noise', 'data', 'velocity')
@@ -26,14 +23,11 @@ class Stream:
       noise_std: s, above 0.
       prediction: 'noise' for eps, 'data' for z_0, 'velocity' for alpha_t eps - sigma_t z_0 / s.
       unit_input: Whether the network sees z_t of unit size at all times, see `network_input`.
-      code_noise_std: s of the channels behind a map's category bits, the codes of instances; 0 for
-        noise_std. A code means nothing, so a network learns it from the noisy map alone.
     """
 
     noise_std: float
     prediction: str
     unit_input: bool = False
-    code_noise_std: float = 0.0
 
     def __post_init__(self):
         if self.prediction not in PREDICTIONS:
@@ -41,15 +35,6 @@ class Stream:
             raise ValueError(f'A prediction is {self.prediction!r}; it must be one of {known}.')
         if not self.noise_std > 0:
             raise ValueError(f'noise_std is {self.noise_std}; it must be above 0.')
-        if not self.code_noise_std >= 0:
-            raise ValueError(f'code_noise_std is {self.code_noise_std}; it must be at least 0.')
-
-    def std(self, channels: int) -> float | np.ndarray:
-        """s of an array of so many channels: a number, or one for each channel, (channels,)."""
-        if not self.code_noise_std or channels <= NUM_BITS:
-            return self.noise_std
-        codes = channels - NUM_BITS
-        return np.array([self.noise_std] * NUM_BITS + [self.code_noise_std] * codes, np.float32)
 
 
 # The paper's streams: the image's noise (Eq. 2), the clean map under doubled noise (Eq. 3).
@@ -75,7 +60,7 @@ def network_input(
     """
     if not stream.unit_input:
         return noisy
-    return noisy * jax.lax.rsqrt(alpha**2 + (sigma * stream.std(noisy.shape[-1])) ** 2)
+    return noisy * jax.lax.rsqrt(alpha**2 + (sigma * stream.noise_std) ** 2)
 
 
 def target(
@@ -94,7 +79,7 @@ def target(
         return noise
     if stream.prediction == 'data':
         return clean
-    return alpha * noise - sigma * clean / stream.std(clean.shape[-1])
+    return alpha * noise - sigma * clean / stream.noise_std
 
 
 def data_of(
@@ -109,7 +94,7 @@ def data_of(
       alpha: alpha_t, above 0.
       sigma: sigma_t.
     """
-    std = stream.std(noisy.shape[-1])
+    std = stream.noise_std
     if stream.prediction == 'data':
         return prediction
     if stream.prediction == 'noise':
@@ -121,4 +106,4 @@ def noise_of(
     stream: Stream, data: jax.Array, noisy: jax.Array, *, alpha: jax.Array, sigma: jax.Array
 ) -> jax.Array:
     """The noise eps that leads from clean data to z_t; sigma_t must be above 0."""
-    return (noisy - alpha * data) / (sigma * stream.std(noisy.shape[-1]))
+    return (noisy - alpha * data) / (sigma * stream.noise_std)

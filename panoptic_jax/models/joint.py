@@ -13,7 +13,13 @@ import jax.numpy as jnp
 
 from panoptic_jax.diffusion.bits import NUM_BITS
 from panoptic_jax.models.forms import PLAIN, Forms
-from panoptic_jax.models.joint_blocks import ConvBlock, Modulation, PlaceBlock, ThingMeans, plain_norm
+from panoptic_jax.models.joint_blocks import (
+    ConvBlock,
+    Modulation,
+    PlaceBlock,
+    ThingMeans,
+    plain_norm,
+)
 from panoptic_jax.models.layers import Dense
 from panoptic_jax.models.one_stream import split_times
 from panoptic_jax.models.uvit import (
@@ -145,7 +151,6 @@ class Joint(nn.Module):
         map_ = map_ + gain[:, None] * self._evidence(pixels, m_t.astype(jnp.float32))
         image = image.astype(jnp.float32)
         return Prediction(image=image, map=jnp.tanh(map_) if self.map_bounded else map_)
-
 
     def _evidence(self, pixels, m_t):
         """Noisy bits of categories, and noisy codes as their means over a thing: as `m_t`."""

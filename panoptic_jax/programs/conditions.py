@@ -102,10 +102,9 @@ def start(
     """
     alpha, sigma = map(float, schedule.alpha_sigma(role.start))
     # Algorithm 2 starts with std 1 where training has s; by default both are s.
-    own_std = stream.std(noise.shape[-1])
-    state = (std or own_std) * noise
+    state = (std or stream.noise_std) * noise
     if role.strength is not None:
-        state = alpha * clean + sigma * own_std * noise  # Eq. 2
+        state = alpha * clean + sigma * stream.noise_std * noise  # Eq. 2
     if known is not None:
         state = overwritten(state, known, stream, alpha=alpha, sigma=sigma)
     return state

@@ -218,8 +218,7 @@ def _odd_fields(description: Description) -> list[str]:
     parts = (description.model, description.autoencoder, description.text)
     named = [(f'{field.name} is', field.type, getattr(part, field.name))
              for part in parts for field in dataclasses.fields(part)]  # fmt: skip
-    named += [(f'{s}.{std} is', float, getattr(own, std)) for s, own in description.streams.items()
-              for std in ('noise_std', 'code_noise_std')]  # fmt: skip
+    named += [(f'{s}.noise_std is', float, v.noise_std) for s, v in description.streams.items()]
     named += [('a category is called', str, each.name) for each in description.categories.entries]
     odd = []
     for words, kind, value in named:

@@ -21,10 +21,9 @@ MAY_BE_ZERO = {
     'seed', 'data.train_images', 'data.validation_images', 'data.scene_seed', 'data.workers',
     'warmup_steps', 'validate_every', 'preview_every', 'keep_every', 'profile_at', 'sample.count',
     'sample.seed', 'cooldown', 'weight_decay', 'ema_decay', 'text_dropout', 'image.start_std',
-    'map.start_std', 'map.code_noise_std', 'image.loss_weight', 'map.loss_weight', 'times.shared',
-    'times.clean_image', 'times.clean_map', 'model.instance_bits', 'sample.guidance',
-    'sample.guidance_ratio_map', 'sample.guidance_from', 'sample.guidance_to', 'sample.offset',
-    'sample.min_area',
+    'map.start_std', 'image.loss_weight', 'map.loss_weight', 'times.shared', 'times.clean_image',
+    'times.clean_map', 'model.instance_bits', 'sample.guidance', 'sample.guidance_ratio_map',
+    'sample.guidance_from', 'sample.guidance_to', 'sample.offset', 'sample.min_area',
 }  # fmt: skip
 AT_MOST_ONE = {
     'cooldown', 'ema_decay', 'text_dropout', 'times.shared', 'times.clean_image', 'times.clean_map',

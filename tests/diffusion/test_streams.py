@@ -59,36 +59,7 @@ def test_a_clean_stream_is_its_own_data_whatever_is_said():
         np.testing.assert_array_equal(found, noisy)
 
 
-@pytest.mark.parametrize('prediction', PREDICTIONS)
-def test_codes_are_a_stream_of_their_own_noise_behind_the_category_bits(prediction):
-    rng = np.random.default_rng(5)
-    clean, noise, said = rng.normal(size=(3, 2, 4, 4, 16))
-    at = {'alpha': 0.6, 'sigma': 0.8}
-    both = Stream(10.0, prediction, unit_input=True, code_noise_std=2.0)
-    noisy = 0.6 * clean + 0.8 * both.std(16) * noise
-    categories, codes = (Stream(std, prediction, unit_input=True) for std in (10.0, 2.0))
-    parts = (slice(None, 8), categories), (slice(8, None), codes)
-    for channels, stream in parts:
-        own_noisy = 0.6 * clean[..., channels] + 0.8 * stream.noise_std * noise[..., channels]
-        np.testing.assert_allclose(noisy[..., channels], own_noisy, rtol=1e-4, atol=1e-6)
-        for name, first, second in (
-            ('target', clean, noise),
-            ('data_of', said, noisy),
-            ('noise_of', clean, noisy),
-        ):
-            function = getattr(streams, name)
-            found = function(both, first, second, **at)[..., channels]
-            expected = function(stream, first[..., channels], second[..., channels], **at)
-            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-        found = streams.network_input(both, noisy, **at)[..., channels]
-        np.testing.assert_allclose(found, streams.network_input(stream, own_noisy, **at), rtol=1e-5)
-    # A map without codes, and codes without a noise of their own.
-    assert both.std(8) == categories.std(16) == 10.0
-
-
-@pytest.mark.parametrize(
-    'wrong', [{'prediction': 'score'}, {'noise_std': 0.0}, {'code_noise_std': -1.0}]
-)
+@pytest.mark.parametrize('wrong', [{'prediction': 'score'}, {'noise_std': 0.0}])
 def test_what_is_no_stream_is_refused(wrong):
     with pytest.raises(ValueError, match='must be'):
         Stream(**(dataclasses.asdict(streams.PAPER['map']) | wrong))
