@@ -91,7 +91,7 @@ def _painted(category: np.ndarray) -> Image.Image:
 def _png(image: Image.Image) -> str:
     """The data URL of a PNG file."""
     content = io.BytesIO()
-    image.save(content, 'PNG', optimize=True)
+    image.save(content, 'PNG')  # optimize=True saves 4 % and takes seven times as long
     return 'data:image/png;base64,' + base64.b64encode(content.getvalue()).decode('ascii')
 
 
