@@ -81,8 +81,9 @@ def score_segments(
 ) -> list[Score]:
     """PQ, SQ and RQ of predicted maps against the true maps of their images.
 
-    Their floor is what each true map scores as the next image's, and 'connected areas' what true
-    maps score whose things are connected areas: no better than that are maps of categories alone.
+    Their floor is what each true map scores as the next image's. Two yardsticks say what codes of
+    instances give: 'connected areas' is what true maps score whose things are connected areas, and
+    'own areas' what the predicted maps score so.
 
     Args:
       predictions: Category and instance of each map, (side, side), side a divisor of 128; void 0.
@@ -101,15 +102,22 @@ def score_segments(
     def truth(index):
         return geometry.true_segments(split[index % len(split)], side, manifest.void_wins)
 
-    def areas(index):
-        return instances.separate(truth(index)[0], thing_ids=thing_ids)
+    def areas(segments):
+        category, _ = segments
+        return instances.separate(category, thing_ids=thing_ids)
 
     given = {'thing_ids': thing_ids, 'interruption': interruption}
-    own = tally(lambda number: truth(indices[number]), predicted, len(indices), **given)
+    count = len(indices)
     known = min(len(split), _YARDSTICK_IMAGES)
+
+    def own_truth(number):
+        return truth(indices[number])
+
+    own = tally(own_truth, predicted, count, **given)
     yardsticks = {
         'floor': tally(truth, lambda index: truth(index + 1), known, **given),
-        'connected areas': tally(truth, areas, known, **given),
+        'connected areas': tally(truth, lambda index: areas(truth(index)), known, **given),
+        'own areas': tally(own_truth, lambda number: areas(predicted(number)), count, **given),
     }
     against = 'Against the true maps'
     return scores_of(own, yardsticks, thing_ids=thing_ids, against=against)

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import tiny_config
 from etils import epath
 
+from panoptic_jax import prepare
 from panoptic_jax.data import geometry, instances, loader
 from panoptic_jax.data.manifest import open_manifest
 from panoptic_jax.diffusion import bits, codes
@@ -63,6 +65,21 @@ def test_the_second_yardstick_is_what_connected_areas_reach(data, truth):
     scores = segments.score_segments(areas, range(len(split)), split, manifest)
     for score in scores:
         assert score.metric.value == pytest.approx(score.metric.yardsticks['connected areas'])
+        assert score.metric.value == score.metric.yardsticks['own areas']
+
+
+def test_the_third_yardstick_is_what_the_same_maps_reach_without_codes(tmp_path):
+    """On scenes whose things touch, so that areas are fewer than things."""
+    config = tiny_config(tmp_path / 'repeats')
+    config.data.repeats = True
+    prepare.prepare(config)
+    split = loader.Split(config.data.dir, 'validation')
+    manifest = open_manifest(config.data.dir)
+    truth = [geometry.true_segments(record, SIDE, manifest.void_wins) for record in split]
+    scores = segments.score_segments(truth, range(len(split)), split, manifest)
+    of_things = next(score.metric for score in scores if score.metric.name == 'PQ_things')
+    assert of_things.value == 1
+    assert of_things.yardsticks['own areas'] == of_things.yardsticks['connected areas'] < 0.95
 
 
 def test_groups_that_no_image_has_are_left_out(data, truth):
