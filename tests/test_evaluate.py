@@ -180,7 +180,7 @@ def evaluated(tmp_path_factory, trained, sampled):
 def test_scores_of_maps_and_scenes_are_written(evaluated):
     assert metrics_of(evaluated / 'run').keys() >= {
         'MCD', 'MCD/chance', 'MCD/best fixed map', 'thing_recall_map', 'colour_recall_image',
-        'stuff_recall_map', 'stuff_recall_image', 'image_map_agreement',
+        'shape_recall_image', 'stuff_recall_map', 'stuff_recall_image', 'image_map_agreement',
         'image_map_agreement/ceiling', 'image_map_agreement/floor', 'pair_PQ', 'pair_SQ_things',
         'pair_RQ_stuff', 'pair_PQ_things/ceiling', 'pair_PQ/floor',
     }  # fmt: skip

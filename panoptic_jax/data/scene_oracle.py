@@ -7,14 +7,16 @@ from the readings themselves, so a generated image needs no true map. `data/scen
 what scenes hold and parses captions, and `metrics/` holds metrics that fit any data set.
 """
 
+import collections
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import ndimage
 
-from panoptic_jax.data import scene_words
+from panoptic_jax.data import scene_shape_oracle, scene_words
 
 GRID = 32  # cells along each side of a reading
+_SHAPE_GRID = 64
 # Connected cells that count as a visible thing: 512 px of the image. Each thing of a scene shows
 # over 1000 px.
 MIN_THING_CELLS = 8
@@ -36,7 +38,7 @@ _MAP_CODES = np.array([0, *scene_words.THINGS, *scene_words.STUFF_COLOURS], np.u
 _DARKEST, _BRIGHTEST = 0.85, 1.15
 
 
-def read_image(image: np.ndarray) -> np.ndarray:
+def read_image(image: np.ndarray, grid: int = GRID) -> np.ndarray:
     """What each cell of an image shows, judged by its mean colour alone.
 
     The distance to a palette colour is the least over all brightnesses from 0.85 to 1.15, so light
@@ -44,9 +46,10 @@ def read_image(image: np.ndarray) -> np.ndarray:
 
     Args:
       image: (256, 256, 3) uint8 RGB.
+      grid: Cells along each side, a divisor of 256.
 
     Returns:
-      (32, 32) uint8: `COLOUR_CODES` (1..6) for the colours of things, ids from 92 for stuff.
+      (grid, grid) uint8: `COLOUR_CODES` (1..6) for the colours of things, ids from 92 for stuff.
 
     Raises:
       ValueError: the image has another shape or type.
@@ -55,9 +58,9 @@ def read_image(image: np.ndarray) -> np.ndarray:
         raise ValueError(
             f'read_image got {image.dtype} {image.shape}; it reads uint8 (256, 256, 3) RGB'
         )
-    cells = image.reshape(GRID, 8, GRID, 8, 3)
-    means = cells.mean(axis=(1, 3), dtype=np.float32)  # (32, 32, 3)
-    products = means @ _PALETTE.T  # (32, 32, colours)
+    cells = image.reshape(grid, 256 // grid, grid, 256 // grid, 3)
+    means = cells.mean(axis=(1, 3), dtype=np.float32)  # (grid, grid, 3)
+    products = means @ _PALETTE.T  # (grid, grid, colours)
     squares = np.sum(_PALETTE * _PALETTE, axis=1)  # (colours,)
     # The brightness that brings each colour nearest to the mean.
     light = np.clip(products / squares, _DARKEST, _BRIGHTEST)
@@ -110,6 +113,8 @@ def score(
     - colour_recall_image: the share of the captioned things that have an area of this size in their
       colour in the image; 'two red circles' want two areas. Areas thinner than two cells do not
       count.
+    - shape_recall_image: the share of the captioned things whose area in the image has their shape,
+      rather than that of another kind.
     - stuff_recall_map, stuff_recall_image: the share of the captioned stuff that has a connected
       area of `MIN_STUFF_CELLS` in the map or in the image.
     - image_map_agreement: among the cells that are interior in the image or in the map, the share
@@ -148,6 +153,7 @@ def score_pair(image: np.ndarray, category: np.ndarray, caption: str) -> dict[st
     return {
         'thing_recall_map': _mean(_has_area(in_map == c, MIN_THING_CELLS) for c in categories),
         'colour_recall_image': _mean(found),
+        'shape_recall_image': _shape_recall(image, things),
         'stuff_recall_map': _mean(_has_area(in_map == kind, MIN_STUFF_CELLS) for kind in stuff),
         'stuff_recall_image': _mean(_has_area(in_image == kind, MIN_STUFF_CELLS) for kind in stuff),
         'image_map_agreement': _agreement(in_image, in_map, colours),
@@ -195,6 +201,21 @@ def _count_areas(cells: np.ndarray, smallest: int) -> int:
     # Label 0 is everything outside the areas.
     areas = np.bincount(labels.ravel())[1:]
     return int(np.count_nonzero(areas >= smallest))
+
+
+def _shape_recall(image: np.ndarray, things: Sequence[tuple[int, str]]) -> float:
+    """The share of (category, colour) whose colour shows an area in the category's shape."""
+    # Outlines need smaller cells than colours do.
+    reading = read_image(image, _SHAPE_GRID)
+    smallest = MIN_THING_CELLS * (_SHAPE_GRID // GRID) ** 2
+    right = 0
+    for colour in {colour for _, colour in things}:
+        captioned = [category for category, own in things if own == colour]
+        pixels = reading == COLOUR_CODES[colour]
+        shown = scene_shape_oracle.shapes_of(pixels, len(captioned), smallest)
+        both = collections.Counter(captioned) & collections.Counter(shown)
+        right += both.total()
+    return right / len(things)
 
 
 def _thick(cells: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ _LEAST_IMAGES = 3  # which the yardsticks shuffle
 _READINGS = {
     'thing_recall_map': 'Captioned shapes that the map shows.',
     'colour_recall_image': 'Captioned colours that the image shows as an area.',
+    'shape_recall_image': 'Captioned things whose area in the image has their shape.',
     'stuff_recall_map': 'Captioned backgrounds that the map shows.',
     'stuff_recall_image': 'Captioned backgrounds that the image shows.',
     'image_map_agreement': 'Share of cells where image and map show the same.',

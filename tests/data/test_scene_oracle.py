@@ -1,5 +1,7 @@
 """The oracle: it reads scenes back, and each score falls for its own mistake."""
 
+import collections
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -91,9 +93,11 @@ def test_interior_cells_have_equal_neighbours():
 
 def test_truth_scores_at_the_ceiling_and_chance_far_below(pairs):
     result = scene_oracle.yardsticks(*pairs)
+    assert result['ceiling'] == scene_oracle.score(*pairs)
+    # Of a thing that is half behind others the outline is not to be seen.
+    assert result['ceiling'].pop('shape_recall_image') > 0.95
     assert min(result['ceiling'].values()) >= 0.97, result['ceiling']
     assert max(result['floor'].values()) <= 0.6, result['floor']
-    assert result['ceiling'] == scene_oracle.score(*pairs)
 
 
 def test_noise_scores_nothing(pairs):
@@ -122,13 +126,15 @@ def right_cells():
 
 
 def score(image_cells, map_cells):
-    """The scores of an image and a map that read as these cells."""
+    """The scores of an image and a map that read as these cells; their things are no shapes."""
     codes = {scene_oracle.COLOUR_CODES[n]: rgb for n, rgb in scene_words.THING_COLOURS.items()}
     codes |= scene_words.STUFF_COLOURS
     colours = np.zeros((256, 3), np.uint8)
     colours[list(codes)] = list(codes.values())
     image = _enlarged(colours[image_cells], 8)
-    return scene_oracle.score_pair(image, _enlarged(map_cells, 2), CAPTION)
+    scores = scene_oracle.score_pair(image, _enlarged(map_cells, 2), CAPTION)
+    del scores['shape_recall_image']
+    return scores
 
 
 def replaced(cells, old, new):
@@ -173,6 +179,27 @@ def test_wrong_stuff_in_the_image_costs_its_recall():
 def test_wrong_stuff_in_the_map_costs_its_recall():
     image, category = right_cells()
     assert score(image, replaced(category, GRASS, SNOW))['stuff_recall_map'] == 0.5
+
+
+def test_blobs_in_the_right_colours_have_colours_and_no_shapes(examples):
+    found = collections.defaultdict(list)
+    for example in examples:
+        things, *_ = scene_words.parse(example.captions[0])
+        image = example.image.copy()
+        for category, colour in things:
+            rows, columns = np.nonzero(example.category == category)
+            y, x = np.mgrid[:256, :256]
+            squared = (y - rows.mean()) ** 2 + (x - columns.mean()) ** 2
+            image[example.category == category] = scene_words.STUFF_COLOURS[GRASS]
+            image[squared < len(rows) / np.pi] = scene_words.THING_COLOURS[colour]
+        # Scenes of one thing, so that no disc covers another one.
+        if len(things) == 1:
+            result = scene_oracle.score_pair(image, example.category, example.captions[0])
+            assert result['colour_recall_image'] == 1
+            found[things[0][0] == CIRCLE].append(result['shape_recall_image'])
+    assert set(found[True]) <= {1.0}
+    assert set(found[False]) == {0.0}
+    assert len(found[False]) > 3
 
 
 def test_bad_input_to_the_oracle_is_refused(pairs):
