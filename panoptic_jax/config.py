@@ -142,7 +142,7 @@ def default() -> ml_collections.ConfigDict:
     # Share of the evaluations by which the map is ahead of the image, -0.5 to 0.5: 0 draws them
     # together, 0.5 the map first, -0.5 the image first. Needs model.separate_times.
     sample.offset = 0.0
-    # Segments below this share of a generated map join what surrounds them; 0: all are written.
+    # Areas below this share of a generated map join what surrounds them; 0: all are written.
     sample.min_area = 0.0005
     sample.decode = 'nearest'  # codes of no category: 'nearest' one, 'no_void', 'threshold' to void
 

@@ -1,7 +1,7 @@
 """Things of generated maps: from categories, and codes where there are any, to numbered instances.
 
 A map with codes (`diffusion/codes.py`) says which pixels are one thing; a map of categories alone
-is cut into connected areas. Either way segments too small to be meant join what surrounds them.
+is cut into connected areas. Either way areas too small to be meant join what surrounds them.
 `data/panoptic_png.py` writes the result as COCO-panoptic segments.
 """
 
@@ -45,8 +45,9 @@ def separate(
 
     With codes a thing is all pixels of one code, connected or not, and its category is the one that
     most of them have. Without, a thing is a 4-connected area of one category; so are pixels of
-    code 0, which training gives to crowds. A stuff category is one segment. The pixels of a segment
-    smaller than `min_area` join the segment, or the void, that they have most sides in common with.
+    code 0, which training gives to crowds. A stuff category is one segment. A connected area that
+    is smaller than `min_area` joins the segment, or the void, that it has most sides in common
+    with, also where its own segment is large elsewhere: along borders, unsure bits make crumbs.
 
     Args:
       category: (H, W) uint8 ids, 0 for void.
@@ -96,11 +97,13 @@ def _segments(
 
 
 def _join_small(labels: np.ndarray, count: int, smallest: float) -> np.ndarray:
-    """Gives the pixels of segments below `smallest` pixels to their neighbours; void stays."""
-    areas = np.bincount(labels.ravel(), minlength=count)
-    is_small = areas < smallest
-    is_small[0] = False
-    mask = is_small[labels]
+    """Gives connected areas of segments below `smallest` pixels to what is around; void stays."""
+    mask = np.zeros(labels.shape, bool)
+    for row in np.unique(labels[labels > 0]).tolist():
+        areas, _ = ndimage.label(labels == row)
+        is_small = np.bincount(areas.ravel()) < smallest
+        is_small[0] = False
+        mask |= is_small[areas]
     # Where nothing is large enough, there is nothing to join.
     if not mask.any() or mask.all():
         return labels
