@@ -115,7 +115,7 @@ def _walk(listing: _Listing, name: str, *, repeats: int, chip: Chip) -> Iterator
             source=listing.sources.get(frame[1], '') if frame else '',
             name=label[1] if label else '',
             kind=kind,
-            result_bytes=repeats * _result_bytes(shapes),
+            result_bytes=repeats * _array_bytes(shapes),
         )
 
 
@@ -140,6 +140,10 @@ def _seconds(line: str, chip: Chip) -> tuple[float, bool]:
     if 'custom_call_target="tpu_custom_call"' not in line:
         return 0.0, False
     flops = re.search(r'"cost_estimate":\{"flops":"(\d+)"', line)
+    if not flops:
+        # A kernel that the compiler put in itself, without an estimate: its arrays are moved once.
+        passed = _array_bytes(line.split('metadata=')[0])
+        return passed / (KERNEL_SHARE_OF_BANDWIDTH * chip.memory_bandwidth), True
     moved = re.search(r'"bytes_accessed":"(\d+)"', line)
     arithmetic = int(flops[1]) / (KERNEL_SHARE_OF_PEAK * chip.peak_flops)
     memory = int(moved[1]) / (KERNEL_SHARE_OF_BANDWIDTH * chip.memory_bandwidth)
@@ -147,7 +151,7 @@ def _seconds(line: str, chip: Chip) -> tuple[float, bool]:
     return max(arithmetic, memory), True
 
 
-def _result_bytes(shapes: str) -> int:
+def _array_bytes(shapes: str) -> int:
     """Bytes of all arrays in a text such as '(f32[8,4]{1,0}, f32[2]{0})'."""
     total = 0
     for kind, dimensions in _ARRAY.findall(shapes):

@@ -66,6 +66,17 @@ def test_a_kernel_takes_as_long_as_its_arithmetic_or_its_bytes():
     assert assumed == pytest.approx([10.0])
 
 
+def test_a_kernel_without_an_estimate_takes_as_long_as_its_arrays():
+    """(8 x 4 + 8 x 16) numbers of 2 bytes at 80 % of 1000."""
+    line = next(row for row in LISTING.splitlines() if 'tpu_custom_call' in row)
+    estimate = line[line.index('"cost_estimate"') : line.index('}}}')]
+    bare = line.replace(estimate, '').replace(
+        'metadata=', 'operand_layout_constraints={bf16[8,16]{1,0}}, metadata='
+    )
+    found = operations_of(LISTING.replace(line, bare), CHIP)
+    assert [x.seconds for x in found if x.assumed] == pytest.approx([2 * (32 + 128) / 800])
+
+
 def test_traffic_is_what_collectives_give():
     traffic = totals.collective_bytes(operations_of(LISTING, CHIP))
     assert traffic == {'all-reduce': 3 * (32 + 2) * 4, 'all-gather': 16 * 4 * 2}
