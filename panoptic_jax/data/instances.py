@@ -98,6 +98,8 @@ def _segments(
 
 def _join_small(labels: np.ndarray, count: int, smallest: float) -> np.ndarray:
     """Gives connected areas of segments below `smallest` pixels to what is around; void stays."""
+    if smallest <= 1:  # no area has less than a pixel
+        return labels
     mask = np.zeros(labels.shape, bool)
     for row in np.unique(labels[labels > 0]).tolist():
         areas, _ = ndimage.label(labels == row)

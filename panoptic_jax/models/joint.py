@@ -159,7 +159,7 @@ class Joint(nn.Module):
             return categories
         # With evidence of its own, each pixel would settle on a code of its own.
         means = ThingMeans(_THING_SIZE, name='thing_means')(pixels, codes)  # (B, h, w, codes)
-        means = jnp.repeat(jnp.repeat(means, self.patch_factor, axis=1), self.patch_factor, axis=2)
+        means = depth_to_space(jnp.tile(means, self.patch_factor**2), self.patch_factor)
         return jnp.concatenate([categories, means], axis=-1)
 
 

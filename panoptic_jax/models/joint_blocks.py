@@ -74,6 +74,12 @@ def rotate(heads: jax.Array, angles: np.ndarray) -> jax.Array:
     return jnp.concatenate(turned, axis=-1)
 
 
+def normed_heads(array: jax.Array, num_heads: int) -> jax.Array:
+    """(B, T, C) -> (B, T, heads, C / heads) float32, each vector of root mean square 1."""
+    heads = array.reshape(*array.shape[:2], num_heads, -1)
+    return nn.RMSNorm(use_scale=False, dtype=jnp.float32)(heads)
+
+
 class PlaceBlock(nn.Module):
     """Pre-norm transformer block over places, which attend to each other and to the words.
 
@@ -122,10 +128,10 @@ class PlaceBlock(nn.Module):
         # Scores of normalised queries and keys cannot grow without bounds; the gain sharpens them.
         gain = self.param('gain', nn.initializers.ones, (self.num_heads, 1), jnp.float32)
         angles = rotary_angles(self.side, size // self.num_heads)
-        query = rotate(self._normed_heads(query) * gain, angles)
-        key = rotate(self._normed_heads(key), angles)
+        query = rotate(normed_heads(query, self.num_heads) * gain, angles)
+        key = rotate(normed_heads(key, self.num_heads), angles)
         # A word has no place: its key is not turned.
-        word_key = self._normed_heads(word_key)
+        word_key = normed_heads(word_key, self.num_heads)
         query, key, word_key = (
             heads.reshape(*heads.shape[:2], size).astype(self.dtype)
             for heads in (query, key, word_key)
@@ -133,11 +139,6 @@ class PlaceBlock(nn.Module):
         of_places = jnp.concatenate([query, key, value], axis=-1)
         of_words = jnp.concatenate([jnp.zeros_like(word_key), word_key, word_value], axis=-1)
         return jnp.concatenate([of_places, of_words], axis=1)
-
-    def _normed_heads(self, array):
-        """(B, T, C) -> (B, T, heads, C / heads) float32, each vector of root mean square 1."""
-        heads = array.reshape(*array.shape[:2], self.num_heads, -1)
-        return nn.RMSNorm(use_scale=False, dtype=jnp.float32)(heads)
 
 
 class ConvBlock(nn.Module):
@@ -193,17 +194,16 @@ class ThingMeans(nn.Module):
         query = self._turned(features, 'query')  # (B, N, 1, size)
         key = self._turned(mean_pool(features, 2), 'key')  # (B, M, 1, size)
         gain = self.param('gain', nn.initializers.constant(2.0), (), jnp.float32)
-        scores = gain * jnp.einsum('bnhd,bmhd->bnm', query, key)  # (B, N, M)
+        scale = gain * self.size**-0.5
+        scores = scale * jnp.einsum('bnhd,bmhd->bnm', query, key)  # (B, N, M)
         means = jax.nn.softmax(scores) @ cell_values  # (B, N, c)
         return means.reshape(batch, side, side, -1)
 
     def _turned(self, features, name):
         """(B, s, s, C) -> (B, s * s, 1, size) float32, as a head of `PlaceBlock`."""
         batch, side, _, _ = features.shape
-        vectors = Dense(self.size, name=name)(features).astype(jnp.float32)
-        vectors = vectors.reshape(batch, side * side, 1, self.size)
-        normed = nn.RMSNorm(use_scale=False)(vectors) / self.size**0.25
-        return rotate(normed, rotary_angles(side, self.size))
+        vectors = Dense(self.size, name=name)(features).reshape(batch, side * side, self.size)
+        return rotate(normed_heads(vectors, 1), rotary_angles(side, self.size))
 
 
 def mean_pool(image: jax.Array, factor: int) -> jax.Array:
