@@ -21,7 +21,7 @@ from panoptic_jax.data import categories, loader
 from panoptic_jax.data.facts import AutoencoderFacts, CategoryList, TextFacts
 from panoptic_jax.data.manifest import check_manifest, open_manifest
 from panoptic_jax.diffusion import bits, streams
-from panoptic_jax.encoders import inception
+from panoptic_jax.encoders import inception, safetensors_files
 from panoptic_jax.encoders.load import autoencoder_facts, load_autoencoder, load_text_encoder
 from panoptic_jax.machine import files
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
@@ -75,7 +75,8 @@ def import_weights(
         if inception.is_inception([*tensors]):
             shapes = {name: value.shape for name, value in tensors.items()}
             inception.require_fids(foreign.path, shapes)
-        _write(target, safetensors.numpy.save(tensors, metadata=source), interruption)
+        content = safetensors_files.with_metadata(safetensors.numpy.save(tensors), source)
+        _write(target, content, interruption)
         logging.info('Wrote %d weights under their own names to %s.', len(tensors), target)
         return
 

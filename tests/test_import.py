@@ -366,7 +366,10 @@ def test_towers_keep_their_names_and_numbers(tower, tmp_path):
 def test_towers_say_what_file_they_come_from(tower, tmp_path):
     tower.foreign.allow_extra = 'vers*'
     import_weights.import_weights(tower, str(tmp_path))
-    with safetensors.safe_open(tmp_path / 'weights.safetensors', framework='numpy') as file:
+    import_weights.import_weights(tower, str(tmp_path / 'again'))
+    path = tmp_path / 'weights.safetensors'
+    assert (tmp_path / 'again' / path.name).read_bytes() == path.read_bytes()
+    with safetensors.safe_open(path, framework='numpy') as file:
         assert file.metadata()['file'] == 'tower.pth'
         assert len(file.metadata()['sha256']) == 64
 

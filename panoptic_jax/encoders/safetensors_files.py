@@ -1,4 +1,4 @@
-"""Safetensors files of anyone: opened, and refused in one sentence where they are something else.
+"""Safetensors files: made, opened, and refused in one sentence where they are something else.
 
 `encoders/torch_layout.py` makes parameters of their tensors, and `weights/file.py` reads our own.
 """
@@ -17,7 +17,38 @@ from panoptic_jax.encoders import file_kinds
 # What becomes float32 without loss, as far as networks are concerned.
 FLOATS = ('F64', 'F32', 'F16', 'BF16')
 _LENGTH = 8  # bytes of a file that hold the length of its header
+_ALIGNMENT = 8  # the tensors begin at a multiple of so many bytes
 MOST_HEADER = 10_000_000  # bytes; more than the header of any network that is read here
+
+
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A file's content with metadata, and the same bytes whenever both are the same.
+
+    The package safetensors writes several metadata in an order of chance.
+
+    Args:
+      content: What `safetensors.numpy.save` made without metadata.
+      metadata: {name: text}.
+    """
+    everything = {'__metadata__': dict(metadata)} | header(content)
+    text = json.dumps(everything, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % _ALIGNMENT)
+    length = len(text).to_bytes(_LENGTH, 'little')
+    return b''.join((length, text, memoryview(content)[header_end(content) :]))
+
+
+def header(start: bytes) -> Any:
+    """The header in a file's first bytes: {tensor: type, shape and place}, and the metadata.
+
+    Raises:
+      ValueError, RecursionError: it is no JSON.
+    """
+    return json.loads(start[_LENGTH : header_end(start)])
+
+
+def header_end(start: bytes) -> int:
+    """Where the tensors begin, in bytes, as a file's first bytes say."""
+    return _LENGTH + int.from_bytes(start[:_LENGTH], 'little')
 
 
 @contextlib.contextmanager
@@ -68,14 +99,13 @@ def explained(error: Exception, start: bytes, size: int) -> str:
 
 def _wanted_size(start: bytes) -> int:
     """Bytes that a file should have as far as its beginning says; 0 where it does not say."""
-    length = int.from_bytes(start[:_LENGTH], 'little')
-    header = start[_LENGTH : _LENGTH + length]
-    if len(header) < length:
-        return _LENGTH + length
+    end = header_end(start)
+    if len(start) < end:
+        return end
     try:
-        entries = json.loads(header)
-        ends = [entry['data_offsets'][1] for n, entry in entries.items() if n != '__metadata__']
-        return _LENGTH + length + max(ends, default=0)
+        entries = header(start).items()
+        ends = [entry['data_offsets'][1] for name, entry in entries if name != '__metadata__']
+        return end + max(ends, default=0)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return 0
 

@@ -28,9 +28,7 @@ from panoptic_jax.programs.description import Description
 from panoptic_jax.weights import foreign_names
 
 EMPTY_TEXT = 'empty_text'  # tensor name of the empty caption's features
-_HEADER_START = 8  # bytes of a file that hold the length of its header
 _CHECKSUM = 'sha256'  # name in the metadata; files of before version 0.3.0 have none
-_NO_CHECKSUM_YET = '0' * 64
 
 
 class Weights(NamedTuple):
@@ -78,13 +76,9 @@ def to_bytes(weights: Weights, path: str) -> bytes:
     tensors = {name: np.asarray(value, order='C') for name, value in parameters.items()}
     safetensors_files.require_finite(tensors, f'{path} is not written')
     description = json.dumps(weights.description.to_json())
-    metadata = {'description': description, _CHECKSUM: _NO_CHECKSUM_YET}
-    content = safetensors.numpy.save(tensors, metadata=metadata)
-    # The header, with room for the checksum, comes before what the checksum is made of.
-    end = _header_end(content)
-    digest = _digest(description, content)
-    header = content[:end].replace(_NO_CHECKSUM_YET.encode(), digest.encode())
-    return b''.join((header, memoryview(content)[end:]))
+    content = safetensors.numpy.save(tensors)
+    metadata = {'description': description, _CHECKSUM: _digest(description, content)}
+    return safetensors_files.with_metadata(content, metadata)
 
 
 def load(path: str) -> Weights:
@@ -106,7 +100,7 @@ def from_bytes(content: bytes, path: str) -> Weights:
         raise _not_ours(path, f'it {what}') from error
     except (KeyError, TypeError, ValueError) as error:  # types that NumPy does not have
         raise _not_ours(path, f'it has tensors of type {error}') from error
-    metadata = _metadata(path, content[: _header_end(content)])
+    metadata = _metadata(path, content[: safetensors_files.header_end(content)])
     description = _description(path, metadata)
     if metadata.get(_CHECKSUM) not in (None, _digest(metadata['description'], content)):
         raise _not_ours(path, 'its content is not what was written; copy or download it again')
@@ -167,8 +161,7 @@ def _metadata(path: str, start: bytes) -> dict[str, str]:
     """The metadata in a file's beginning, which holds the whole header."""
     try:
         # `safetensors.safe_open` reads metadata too, but only those of local files.
-        header = json.loads(start[_HEADER_START : _header_end(start)])
-        metadata = header.get('__metadata__')
+        metadata = safetensors_files.header(start).get('__metadata__')
     except (ValueError, AttributeError, RecursionError) as error:
         # Nobody asks for the tensors here: the beginning is as good as all.
         what = safetensors_files.explained(error, start, epath.Path(path).stat().length)
@@ -238,12 +231,8 @@ def _not_ours(path: str, why: str) -> ValueError:
     )
 
 
-def _header_end(content: bytes) -> int:
-    return _HEADER_START + int.from_bytes(content[:_HEADER_START], 'little')
-
-
 def _digest(description: str, content: bytes) -> str:
     """SHA-256 of a description and of all tensors' bytes."""
     digest = hashlib.sha256(description.encode())
-    digest.update(memoryview(content)[_header_end(content) :])
+    digest.update(memoryview(content)[safetensors_files.header_end(content) :])
     return digest.hexdigest()

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from panoptic_jax import export_weights
 from panoptic_jax.data import loader
+from panoptic_jax.encoders import safetensors_files
 from panoptic_jax.machine.interruption import Interrupted, Interruption
 from panoptic_jax.weights import file as weights_file
 
@@ -45,6 +46,29 @@ def test_numbers_that_are_not_finite_are_not_written(weights, tmp_path, value):
     with pytest.raises(ValueError, match=message):
         weights_file.save(str(path), weights)
     assert not path.parent.exists()
+
+
+def test_same_weights_are_the_same_bytes(weights, path):
+    # Some exports of one checkpoint differed, since the package's order of metadata did.
+    for _ in range(8):
+        assert weights_file.to_bytes(weights, str(path)) == path.read_bytes()
+
+
+@pytest.mark.parametrize('length', range(8))
+def test_metadata_come_back_in_their_order(tmp_path, length):
+    path = tmp_path / 'a.safetensors'
+    tensors = {'a': RNG(0).random((2, 3)), 'b': RNG(1).random(5).astype(np.float16)}
+    metadata = {f'näme "{n}"': length * 'x' + '\n' for n in RNG(2).permutation(20)}
+    content = safetensors_files.with_metadata(safetensors.numpy.save(tensors), metadata)
+    path.write_bytes(content)
+    with safetensors.safe_open(path, framework='numpy') as file:
+        assert file.metadata() == metadata
+    assert [*safetensors_files.header(content)['__metadata__'].items()] == [*metadata.items()]
+    assert safetensors_files.header_end(content) % 8 == 0
+    found = safetensors.numpy.load_file(path)
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 def rewritten(path, changes, description=None):
