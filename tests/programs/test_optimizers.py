@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from panoptic_jax.programs import optimizers, state
 
@@ -78,3 +79,40 @@ def test_muon_leaves_vectors_heads_and_small_matrices_to_adamw():
         # Nesterov's form of Adam makes the first step up to (1 - b1) larger than the sign.
         assert np.all(np.sign(update) == -np.sign(slope))
         np.testing.assert_allclose(np.abs(update), np.abs(update).ravel()[0], rtol=1e-3)
+
+
+def test_stacked_matrices_move_as_each_matrix_does_alone():
+    shapes = {
+        'blocks_0': {'fc1': {'kernel': (32, 64)}, 'fc2': {'kernel': (64, 32)}},
+        'blocks_1': {'fc1': {'kernel': (32, 64), 'bias': (64,)}},
+        'in_0': {'conv1': {'kernel': (3, 3, 16, 24)}, 'conv2': {'kernel': (9, 16, 24)}},
+        'image_head': {'kernel': (32, 64)},
+    }
+    rng = np.random.default_rng(3)
+
+    def drawn(tree):
+        is_shape = {'is_leaf': lambda each: isinstance(each, tuple)}
+        return jax.tree.map(lambda shape: jnp.float32(rng.normal(size=shape)), tree, **is_shape)
+
+    gradients = [drawn(shapes) for _ in range(3)]
+
+    def trained(params):
+        optimizer = optimizers.make('muon', lambda step: 0.1, weight_decay=0.03, betas=(0.9, 0.8))
+        train_state = state.create(params, lambda path: False, optimizer)
+        for gradient in gradients:
+            own = pruned(gradient, params)
+            train_state, _ = state.apply_gradients(train_state, own, optimizer, 0.9)
+        return flatten_dict(train_state.params)
+
+    params = drawn(shapes)
+    together = trained(params)
+    assert len(together) == 7
+    for path, value in flatten_dict(params).items():
+        alone = trained(unflatten_dict({path: value}))
+        np.testing.assert_allclose(together[path], alone[path], rtol=1e-5, atol=1e-6)
+
+
+def pruned(tree, like):
+    """The part of a tree whose paths another tree has."""
+    kept = flatten_dict(like)
+    return unflatten_dict({path: v for path, v in flatten_dict(tree).items() if path in kept})
