@@ -19,12 +19,13 @@ _NOT_HIDDEN = ('embed', 'stem', 'head', 'final_conv', 'modulation', 'evidence', 
 _SMALLEST = 16  # channels; matrices of fewer have no directions to balance
 # Muon's updates get the size of AdamW's, so that one learning rate serves both (Liu et al. 2025).
 _RMS = 0.2
-# Three iterations, each the best for the singular values that the one before it leaves (Amsel et al.
-# 2025), where optax has five of one polynomial: half of the time, and the same pairs.
+# Three iterations instead of optax's five take half of the time. Each polynomial is the best one
+# for the singular values that the ones before it leave (Amsel et al. 2025); together they bring
+# what is from 0.015 to 1 times the matrix's norm to 0.84 .. 1.16.
 _ITERATIONS = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (7.8977, -22.849, 16.8329),
+    (3.4068, -2.5541, 0.5175),
+    (2.383, -1.7419, 0.4267),
 )
 
 

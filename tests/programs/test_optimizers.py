@@ -49,7 +49,7 @@ def test_muon_moves_hidden_matrices_equally_in_all_directions():
     for update, raw in zip(updates, jax.tree.leaves(gradient), strict=True):
         matrix, slope = (np.asarray(each).reshape(-1, each.shape[-1]) for each in (update, raw))
         values = np.linalg.svd(matrix, compute_uv=False)
-        assert values.min() > 0.6 * values.max()
+        assert values.min() > 0.7 * values.max()
         # Without Muon they differ by far more.
         raw_values = np.linalg.svd(slope, compute_uv=False)
         assert raw_values.min() < 0.6 * raw_values.max()
