@@ -212,6 +212,16 @@ def test_unknown_and_empty_sources_are_refused(tmp_path, field, value, message):
     assert not (tmp_path / 'data').exists()
 
 
+@pytest.mark.parametrize('shape', [(256, 256), (256, 300), (300, 256)])
+def test_images_of_the_right_size_keep_their_pixels(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    fitted, _, _ = geometry.fit(Example(image, None, None, ['x'], 0))
+    np.testing.assert_array_equal(fitted, image[geometry.central_square(image)])
+    # Lanczos resizing to the same size is the same.
+    resized = Image.fromarray(fitted).resize((256, 256), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(fitted, np.asarray(resized))
+
+
 def test_fit_keeps_pairs_and_numbers_things_by_size():
     """A wide picture whose largest thing is cropped to a sliver."""
     rng = np.random.default_rng(0)

@@ -20,9 +20,11 @@ STORED_MAP_SIDE = 128  # pixels; models of every map resolution read maps of thi
 
 
 def fit_image(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (256, 256, 3): central square, then Lanczos resizing."""
-    square = Image.fromarray(image[central_square(image)])
-    resized = square.resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS)
+    """(H, W, 3) uint8 -> (256, 256, 3): central square, then Lanczos resizing where it differs."""
+    square = image[central_square(image)]
+    if len(square) == IMAGE_SIDE:
+        return square
+    resized = Image.fromarray(square).resize((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS)
     return np.asarray(resized)
 
 

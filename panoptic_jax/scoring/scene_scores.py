@@ -17,7 +17,7 @@ from panoptic_jax.scoring.features import square
 from panoptic_jax.scoring.folder import Folder
 from panoptic_jax.scoring.maps import HELD
 from panoptic_jax.scoring.score import Score
-from panoptic_jax.scoring.segments import Segments, Tally, scores_of, tally
+from panoptic_jax.scoring.segments import Segments, scores_of, tally
 
 _ORACLE_IMAGES = 200  # at most: true images that are decoded for ceiling and floor
 _LEAST_IMAGES = 3  # which the yardsticks shuffle
@@ -90,11 +90,12 @@ def score_scenes(
             detail=f'higher is better, n = {len(readable)}',
         )
         scores.append(Score(metric, len(readable), len(records)))
+    shown, drawn = _cells(decoded, true_segments, first_captions)
     marks = {
-        'floor': _tally(decoded, [*true_segments[1:], true_segments[0]], first_captions),
-        'ceiling': _tally(decoded, true_segments, first_captions),
+        'floor': tally(shown, [*drawn[1:], drawn[0]], len(drawn), thing_ids=_THING_IDS),
+        'ceiling': tally(shown, drawn, len(drawn), thing_ids=_THING_IDS),
     }
-    own = _tally(images, segments, own_captions)
+    own = tally(*_cells(images, segments, own_captions), len(segments), thing_ids=_THING_IDS)
     return scores + scores_of(own, marks, thing_ids=_THING_IDS, against=_AGAINST, prefix='pair_')
 
 
@@ -108,16 +109,13 @@ def are_scenes(manifest: Manifest) -> bool:
     return manifest.source['train'].get('source') == 'scenes'
 
 
-def _tally(
+def _cells(
     images: Sequence[np.ndarray], maps: Sequence[Segments], captions: Sequence[str]
-) -> Tally:
-    """Compares what maps show with what their images show, cell by cell."""
-    return tally(
-        lambda number: scene_segments.of_image(images[number], captions[number]),
-        lambda number: scene_segments.of_map(*maps[number]),
-        len(maps),
-        thing_ids=_THING_IDS,
-    )
+) -> tuple[list[Segments], list[Segments]]:
+    """What images show and what their maps show, as segments of the oracle's cells."""
+    shown = [scene_segments.of_image(*each) for each in zip(images, captions, strict=True)]
+    drawn = [scene_segments.of_map(*segments) for segments in maps]
+    return shown, drawn
 
 
 def _fit_to_scenes(segments: Segments) -> Segments:
