@@ -37,7 +37,7 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
     config.log_every = 20
     config.validate_every = 0  # the scores of the page are held out; compiling would take 20 s
     config.preview_every = 0
-    config.checkpoint_every = 200
+    config.checkpoint_every = 240
     config.sample.batch_size = 32
     config.sample.evaluations = 20
     config.sample.decode = 'no_void'  # scenes have none
@@ -47,7 +47,7 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
         config.sample.count = 64
         config.model.update(hidden_size=192, depth=2, num_heads=3)
     else:
-        config.steps = 460
+        config.steps = 500
         config.sample.count = 128
         recipes.use_joint(config, size='', instances=False)
         config.image.clip = True  # 'pixels' has latents from -1 to 1
