@@ -7,6 +7,7 @@ measures. `planning/` knows what the compiler's text means.
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from panoptic_jax.encoders.load import autoencoder_facts
 from panoptic_jax.machine import chips, files, sharding
 from panoptic_jax.models import build
 from panoptic_jax.models.forms import compute_dtype, for_mesh
+from panoptic_jax.planning import bundles
 from panoptic_jax.planning.prediction import Program, predict
 from panoptic_jax.planning.table import prediction_table
 from panoptic_jax.planning.topology import topology_devices
@@ -60,8 +62,22 @@ def plan(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     Raises:
       ValueError: no such topology, no libtpu, or a program that does not fit the chip's memory.
     """
+    # The compiler has to know of the folder before it is loaded.
+    with bundles.written() as folder:
+        devices = topology_devices(config.plan.topology, config.plan.num_slices)
+        reports = _predictions(config, devices, folder)
+    path = epath.Path(workdir) / 'plan.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, reports)
+    logging.info('Wrote %s.', path)
+    return reports
+
+
+def _predictions(
+    config: ml_collections.ConfigDict, devices: list[jax.Device], folder: Path
+) -> dict[str, Any]:
+    """{'train': {...}, 'sample': {...}}; each is printed when it is known."""
     slices = config.plan
-    devices = topology_devices(slices.topology, slices.num_slices)
     planned = plan_for(config, devices)
     mesh = planned.mesh
     # `topology_devices` has refused chips that are not in the table.
@@ -77,14 +93,19 @@ def plan(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
     }
 
     def predicted(make: Callable[..., Program], *, fused: bool) -> dict[str, Any]:
-        program = make(planned, fused_attention=fused)
-        return predict(program, chip, mesh.size, slices.batch_per_device)
+        return predict(
+            make(planned, fused_attention=fused),
+            chip,
+            devices=mesh.size,
+            batch_per_device=slices.batch_per_device,
+            bundles_folder=folder,
+        )
 
     reports = {}
     for name, make in (('train', train_program), ('sample', sample_program)):
         report = common | predicted(make, fused=config.fused_attention)
-        if report['assumed_kernel_seconds'] and slices.xla_only:
-            # The kernel's time is our assumption; the compiler's own estimate stands beside it.
+        if report['kernels'] and slices.xla_only:
+            # What our kernel gains: the compiler's own attention stands beside it.
             plain = predicted(make, fused=False)
             names = ('predicted_step_seconds', 'predicted_mfu', 'compile_seconds')
             report['xla_only'] = {key: plain[key] for key in names}
@@ -95,10 +116,6 @@ def plan(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
             report['run'] = {'images': images, 'hours': hours, 'chip_hours': hours * mesh.size}
         reports[name] = report
         print(f'\n{prediction_table(name, report)}', flush=True)
-    path = epath.Path(workdir) / 'plan.json'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, reports)
-    logging.info('Wrote %s.', path)
     return reports
 
 

@@ -5,23 +5,26 @@ mean for a run.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from panoptic_jax.machine.chips import Chip
+from panoptic_jax.planning.bundles import Schedule
 
-# The compiler gives no estimate for a kernel of ours. Such a kernel counts as long as its
-# arithmetic takes at this share of the peak, or its bytes at this share of the memory's bandwidth.
+# The compiler gives no estimate for a kernel of ours. Such a kernel counts as long as its bundles
+# take, or its bytes at this share of the memory's bandwidth. Where its bundles are not known, its
+# arithmetic counts instead, at this share of the peak.
 KERNEL_SHARE_OF_PEAK = 0.35
 KERNEL_SHARE_OF_BANDWIDTH = 0.80
 
+_KERNEL = 'custom_call_target="tpu_custom_call"'
 # Bytes of a number; types that are not named here have 4.
 _BYTES = {'pred': 1, 's8': 1, 'u8': 1, 'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 's64': 8, 'u64': 8}
 
 # '%body (p.1: s32[]) -> s32[] {' opens a computation; the program begins at the one marked ENTRY.
 _COMPUTATION = re.compile(r'(ENTRY )?%?([\w.-]+) \(.*\{$')
-# '  ROOT %out = f32[8,4]{1,0} add(%x, %x)' has the groups 'f32[8,4]{1,0}' and 'add'.
-_INSTRUCTION = re.compile(r'\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][a-z-]*)\(')
+# '  ROOT %out = f32[8,4]{1,0} add(%x, %x)' has the groups 'out', 'f32[8,4]{1,0}' and 'add'.
+_INSTRUCTION = re.compile(r'\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z-]*)\(')
 # 'f32[8,4]' has the groups 'f32' and '8,4'.
 _ARRAY = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
 
@@ -31,19 +34,25 @@ class Operation(NamedTuple):
 
     Attributes:
       seconds: Time of all repetitions together; 0 where the compiler estimates nothing.
-      assumed: Whether `seconds` is our assumption for a kernel of ours.
+      kernel: Whether it is a kernel of ours.
+      assumed: Whether `seconds` is our assumption for such a kernel.
       source: 'file:line' of the model's code; '' if the compiler invented the instruction.
       name: JAX's name for what the instruction computes.
       kind: The compiler's kind of instruction, such as 'fusion'.
       result_bytes: Bytes of the arrays that all repetitions give.
+      repeats: How often it runs.
+      schedule: Its bundles, once; None where they are not known.
     """
 
     seconds: float
+    kernel: bool
     assumed: bool
     source: str
     name: str
     kind: str
     result_bytes: int
+    repeats: int
+    schedule: Schedule | None
 
 
 class _Listing(NamedTuple):
@@ -60,18 +69,22 @@ class _Listing(NamedTuple):
     sources: dict[str, str]
 
 
-def operations_of(text: str, chip: Chip) -> list[Operation]:
+def operations_of(
+    text: str, chip: Chip, schedules: Mapping[str, Schedule] | None = None
+) -> list[Operation]:
     """All instructions of a compiled program; those of a loop count as often as the loop runs.
 
     Args:
       text: What `as_text()` of the compiled program gives, compiled for `chip`.
       chip: The chip, whose clock turns cycles into seconds.
+      schedules: {instruction's name: schedule}, from `bundles.schedules`.
 
     Raises:
       ValueError: the text does not say how often a loop runs.
     """
     listing = _parse(text)
-    return list(_walk(listing, listing.entry, repeats=1, chip=chip))
+    known = schedules or {}
+    return list(_walk(listing, listing.entry, repeats=1, chip=chip, schedules=known))
 
 
 def _parse(text: str) -> _Listing:
@@ -88,34 +101,42 @@ def _parse(text: str) -> _Listing:
     return _Listing(computations=computations, entry=entry, sources=_sources(text))
 
 
-def _walk(listing: _Listing, name: str, *, repeats: int, chip: Chip) -> Iterator[Operation]:
+def _walk(
+    listing: _Listing, name: str, *, repeats: int, chip: Chip, schedules: Mapping[str, Schedule]
+) -> Iterator[Operation]:
     """The operations of a computation and of all that it calls."""
     for line in listing.computations[name]:
         match = _INSTRUCTION.match(line)
         if not match:
             continue
-        shapes, kind = match.groups()
+        own_name, shapes, kind = match.groups()
         if kind == 'while':
             body = re.search(r'body=%?([\w.-]+)', line)[1]
             trips = _trips(line, listing.computations)
-            yield from _walk(listing, body, repeats=repeats * trips, chip=chip)
+            inside = {'repeats': repeats * trips, 'chip': chip, 'schedules': schedules}
+            yield from _walk(listing, body, **inside)
             continue
         if kind in ('call', 'conditional'):
             # Which branch runs is not known here; the true one stands for both.
             called = re.search(r'(?:to_apply|true_computation)=%?([\w.-]+)', line)
             if called:
-                yield from _walk(listing, called[1], repeats=repeats, chip=chip)
+                inside = {'repeats': repeats, 'chip': chip, 'schedules': schedules}
+                yield from _walk(listing, called[1], **inside)
                 continue
-        seconds, assumed = _seconds(line, chip)
+        schedule = schedules.get(own_name)
+        seconds, assumed = _seconds(line, chip, schedule)
         frame = re.search(r'stack_frame_id=(\d+)', line)
         label = re.search(r'op_name="([^"]*)"', line)
         yield Operation(
             seconds=repeats * seconds,
+            kernel=_KERNEL in line,
             assumed=assumed,
             source=listing.sources.get(frame[1], '') if frame else '',
             name=label[1] if label else '',
             kind=kind,
             result_bytes=repeats * _array_bytes(shapes),
+            repeats=repeats,
+            schedule=schedule,
         )
 
 
@@ -133,22 +154,23 @@ def _trips(line: str, computations: dict[str, list[str]]) -> int:
     return int(bounds[0])
 
 
-def _seconds(line: str, chip: Chip) -> tuple[float, bool]:
+def _seconds(line: str, chip: Chip, schedule: Schedule | None) -> tuple[float, bool]:
     """The time of an instruction, and whether it is our assumption."""
     if match := re.search(r'"estimated_cycles":"(\d+)"', line):
         return int(match[1]) / chip.clock_hertz, False
-    if 'custom_call_target="tpu_custom_call"' not in line:
+    if _KERNEL not in line:
         return 0.0, False
     flops = re.search(r'"cost_estimate":\{"flops":"(\d+)"', line)
-    if not flops:
-        # A kernel that the compiler put in itself, without an estimate: its arrays are moved once.
-        passed = _array_bytes(line.split('metadata=')[0])
-        return passed / (KERNEL_SHARE_OF_BANDWIDTH * chip.memory_bandwidth), True
     moved = re.search(r'"bytes_accessed":"(\d+)"', line)
-    arithmetic = int(flops[1]) / (KERNEL_SHARE_OF_PEAK * chip.peak_flops)
-    memory = int(moved[1]) / (KERNEL_SHARE_OF_BANDWIDTH * chip.memory_bandwidth)
+    # A kernel that the compiler put in itself has no estimate: its arrays are moved once.
+    moved_bytes = int(moved[1]) if moved else _array_bytes(line.split('metadata=')[0])
+    memory = moved_bytes / (KERNEL_SHARE_OF_BANDWIDTH * chip.memory_bandwidth)
+    if schedule:
+        work = schedule.cycles / chip.clock_hertz
+    else:
+        work = int(flops[1]) / (KERNEL_SHARE_OF_PEAK * chip.peak_flops) if flops else 0.0
     # A kernel computes while it reads and writes, so the longer of the two counts.
-    return max(arithmetic, memory), True
+    return max(work, memory), not schedule or memory > work
 
 
 def _array_bytes(shapes: str) -> int:

@@ -8,12 +8,13 @@ import math
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from panoptic_jax.machine.chips import Chip
-from panoptic_jax.planning import totals
+from panoptic_jax.planning import bundles, totals
 from panoptic_jax.planning.operations import operations_of
 
 
@@ -37,7 +38,14 @@ class Program(NamedTuple):
     weight_reads: int
 
 
-def predict(program: Program, chip: Chip, devices: int, batch_per_device: int) -> dict[str, Any]:
+def predict(
+    program: Program,
+    chip: Chip,
+    *,
+    devices: int,
+    batch_per_device: int,
+    bundles_folder: Path | None = None,
+) -> dict[str, Any]:
     """Compiles a program and reads off what the compiler says.
 
     Args:
@@ -45,6 +53,7 @@ def predict(program: Program, chip: Chip, devices: int, batch_per_device: int) -
       chip: The kind of its devices.
       devices: Number of its devices.
       batch_per_device: Images of a batch on each device.
+      bundles_folder: Where the compiler writes its bundles; None where it does not.
 
     Returns:
       The numbers of a prediction, JSON-able. Their names end in their units: bytes are those of one
@@ -66,9 +75,10 @@ def predict(program: Program, chip: Chip, devices: int, batch_per_device: int) -
     fits = batch_that_fits(
         held=held, total=total, limit=chip.memory_bytes, batch_per_device=batch_per_device
     )
-    operations = operations_of(compiled.as_text(), chip)
+    schedules = bundles.schedules(bundles_folder) if bundles_folder else {}
+    operations = operations_of(compiled.as_text(), chip, schedules)
     seconds = sum(operation.seconds for operation in operations)
-    assumed_seconds = sum(operation.seconds for operation in operations if operation.assumed)
+    kernels = totals.kernels_of(operations, chip.clock_hertz)
     traffic = totals.collective_bytes(operations)
     # --- Floors: no step can be faster than its arithmetic, or than reading and writing once what
     # it is given and gives. Arguments hold the weights, so the first read is in them already.
@@ -84,7 +94,9 @@ def predict(program: Program, chip: Chip, devices: int, batch_per_device: int) -
         'collective_bytes': traffic,
         'link_seconds': totals.link_seconds(traffic, chip),
         'predicted_step_seconds': seconds,
-        'assumed_kernel_seconds': assumed_seconds,
+        'kernels': kernels,
+        'assumed_kernel_seconds': sum(each['seconds'] for each in kernels if each['assumed']),
+        'counted_to_estimated': totals.counted_to_estimated(operations, chip.clock_hertz),
         'arithmetic_floor_seconds': arithmetic,
         'memory_floor_seconds': moved / chip.memory_bandwidth,
         'predicted_mfu': arithmetic / seconds,
@@ -119,6 +131,8 @@ def _cost_json(cost: totals.Cost) -> dict[str, Any]:
         'operation': cost.name,
         'seconds': cost.seconds,
         'assumed': cost.assumed,
+        'unit': cost.unit,
+        'share': cost.share,
     }
 
 

@@ -24,8 +24,10 @@ def prediction_table(name: str, report: Mapping[str, Any]) -> str:
         # What no line of the model asked for is the compiler's own.
         source = cost['source'] or 'compiler'
         mark = ' (assumed)' if cost['assumed'] else ''
+        # The unit that binds, as far as bundles tell.
+        unit = f'{cost["unit"]} {cost["share"]:.0%}' if cost['unit'] else ''
         milliseconds = 1e3 * cost['seconds']
-        lines.append(f'  {milliseconds:9.2f} ms  {source:28} {cost["operation"]}{mark}')
+        lines.append(f'  {milliseconds:9.2f} ms  {unit:10} {source:28} {cost["operation"]}{mark}')
     return '\n'.join(lines)
 
 
@@ -41,6 +43,7 @@ def _rows(report: Mapping[str, Any], work: str) -> list[tuple[str, str]]:
         ('arithmetic', f'{teraflops:.2f} TFLOP a {work}, all chips'),
         ('between chips', _traffic(report)),
         ('time', _time(report, work)),
+        *_kernels(report),
         ('at least', _floors(report)),
         ('MFU', _mfu(report)),
         ('images/s', _speed(report)),
@@ -81,16 +84,31 @@ def _traffic(report: Mapping[str, Any]) -> str:
 def _time(report: Mapping[str, Any], work: str) -> str:
     text = f'{1e3 * report["predicted_step_seconds"]:.2f} ms a {work}'
     assumed = report['assumed_kernel_seconds']
-    # Nobody has timed our kernel on these chips, so the reader has to know what was assumed.
+    # Where bundles are not known, the reader has to know what was assumed.
     if assumed:
         text += (
-            f', of which {1e3 * assumed:.2f} assumed for our attention kernel '
+            f', of which {1e3 * assumed:.2f} assumed for kernels '
             f'({KERNEL_SHARE_OF_PEAK:.0%} of peak or {KERNEL_SHARE_OF_BANDWIDTH:.0%} of bandwidth)'
         )
     if 'xla_only' in report:
         milliseconds = 1e3 * report['xla_only']['predicted_step_seconds']
         text += f'; {milliseconds:.2f} ms without it'
     return text
+
+
+def _kernels(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A row for each kernel, and how far bundles can be trusted."""
+    rows = []
+    for kernel in report['kernels']:
+        text = f'{1e3 * kernel["seconds"]:.2f} ms in {kernel["calls"]} calls'
+        if kernel['unit']:
+            text += f', {kernel["unit"]} {kernel["share"]:.0%} full'
+            text += f', {kernel["spills"]:.0%} of the stores are spills'
+        rows.append((kernel['name'], text))
+    if report['counted_to_estimated']:
+        ratio = report['counted_to_estimated']
+        rows.append(('bundles', f"{ratio:.2f} of the compiler's estimates for its own operations"))
+    return rows
 
 
 def _floors(report: Mapping[str, Any]) -> str:

@@ -3,8 +3,9 @@
 `planning/operations.py` reads the operations from the compiler's text.
 """
 
+import re
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from panoptic_jax.machine.chips import Chip
 from panoptic_jax.planning.operations import Operation
@@ -20,12 +21,16 @@ class Cost(NamedTuple):
       name: The last part of JAX's name, 'gradient of ' before it in a backward pass.
       seconds: Time of all of them together.
       assumed: Whether a part of the time is our assumption.
+      unit: The unit of the chip whose slots their bundles use most; '' where none are known.
+      share: The share of these slots that is used, 0..1.
     """
 
     source: str
     name: str
     seconds: float
     assumed: bool
+    unit: str
+    share: float
 
 
 def collective_bytes(operations: list[Operation]) -> dict[str, int]:
@@ -55,17 +60,76 @@ def link_seconds(traffic: dict[str, int], chip: Chip) -> float:
 
 def costliest(operations: list[Operation], count: int = 10) -> list[Cost]:
     """The source lines that take longest, the longest first."""
-    total = Counter()
-    assumed = set()
+    groups = {}
     for operation in operations:
         # 'transpose(...)' is how JAX marks what a gradient computes.
         backward = 'gradient of ' if 'transpose(' in operation.name else ''
         last_part = operation.name.rsplit('/', 1)[-1]
-        key = operation.source, backward + last_part
-        total[key] += operation.seconds
-        if operation.assumed:
-            assumed.add(key)
-    return [
-        Cost(source=key[0], name=key[1], seconds=seconds, assumed=key in assumed)
-        for key, seconds in total.most_common(count)
-    ]
+        groups.setdefault((operation.source, backward + last_part), []).append(operation)
+    costs = []
+    for (source, name), members in groups.items():
+        unit, share = fullest_unit(members)
+        cost = Cost(
+            source=source,
+            name=name,
+            seconds=sum(member.seconds for member in members),
+            assumed=any(member.assumed for member in members),
+            unit=unit,
+            share=share,
+        )
+        costs.append(cost)
+    return sorted(costs, key=lambda cost: -cost.seconds)[:count]
+
+
+def fullest_unit(operations: list[Operation]) -> tuple[str, float]:
+    """The unit whose slots the operations' bundles use most, and the share of them; ('', 0)."""
+    busy, cycles = Counter(), 0
+    for operation in operations:
+        if operation.schedule:
+            cycles += operation.repeats * operation.schedule.cycles
+            for unit, own in operation.schedule.busy.items():
+                busy[unit] += operation.repeats * own
+    if not cycles:
+        return '', 0.0
+    unit, most = busy.most_common(1)[0]
+    return unit, most / cycles
+
+
+def kernels_of(operations: list[Operation], clock_hertz: float) -> list[dict[str, Any]]:
+    """What is known of each kernel, JSON-able, the calls of one kernel together.
+
+    `bundle_seconds` are its bundles at the chip's clock, and `seconds` what counts.
+    """
+    groups = {}
+    for operation in operations:
+        if operation.kernel:
+            # 'jit(step)/jvp(attention)/pallas_call' is the kernel 'attention'.
+            words = re.findall(r'\w+', operation.name.removesuffix('/pallas_call'))
+            groups.setdefault(words[-1] if words else 'kernel', []).append(operation)
+    kernels = []
+    for name, members in groups.items():
+        known = [member for member in members if member.schedule]
+        cycles = sum(member.repeats * member.schedule.cycles for member in known)
+        unit, share = fullest_unit(members)
+        kernels.append(
+            {
+                'name': name,
+                'calls': sum(member.repeats for member in members),
+                'seconds': sum(member.seconds for member in members),
+                'assumed': any(member.assumed for member in members),
+                'bundle_seconds': cycles / clock_hertz,
+                'unit': unit,
+                'share': share,
+                'spills': max((member.schedule.spills for member in known), default=0.0),
+            }
+        )
+    return kernels
+
+
+def counted_to_estimated(operations: list[Operation], clock_hertz: float) -> float | None:
+    """Bundles of the compiler's own operations over its estimates; None where none are known."""
+    own = [each for each in operations if each.schedule and each.seconds and not each.kernel]
+    if not own:
+        return None
+    counted = sum(each.repeats * each.schedule.cycles for each in own) / clock_hertz
+    return counted / sum(each.seconds for each in own)

@@ -4,6 +4,7 @@ import pytest
 
 from panoptic_jax.machine import chips
 from panoptic_jax.planning import totals
+from panoptic_jax.planning.bundles import Schedule
 from panoptic_jax.planning.operations import operations_of
 from panoptic_jax.planning.prediction import batch_that_fits
 
@@ -85,10 +86,51 @@ def test_traffic_is_what_collectives_give():
 
 def test_costliest_lines_are_the_models_own():
     assert totals.costliest(operations_of(LISTING, CHIP), 3) == [
-        ('models/uvit.py:18', 'gradient of dot', pytest.approx(30.0), False),
-        ('models/uvit.py:18', 'attention', pytest.approx(10.0), True),
-        ('models/uvit.py:18', 'add', pytest.approx(5.0), False),
+        ('models/uvit.py:18', 'gradient of dot', pytest.approx(30.0), False, '', 0),
+        ('models/uvit.py:18', 'attention', pytest.approx(10.0), True, '', 0),
+        ('models/uvit.py:18', 'add', pytest.approx(5.0), False, '', 0),
     ]
+
+
+SCHEDULES = {
+    'kernel': Schedule(cycles=700, busy={'MXU': 350.0, 'VALU': 70.0}, spills=0.25),
+    'dot': Schedule(cycles=1100, busy={'MXU': 275.0, 'VLOAD': 880.0}, spills=0.0),
+}
+
+
+def test_a_kernel_whose_bundles_are_known_takes_as_long_as_they_do():
+    found = operations_of(LISTING, CHIP, SCHEDULES)
+    assert not any(operation.assumed for operation in found)
+    (kernel,) = totals.kernels_of(found, CHIP.clock_hertz)
+    assert kernel == {
+        'name': 'attention',
+        'calls': 1,
+        'seconds': pytest.approx(7.0),
+        'assumed': False,
+        'bundle_seconds': pytest.approx(7.0),
+        'unit': 'MXU',
+        'share': 0.5,
+        'spills': 0.25,
+    }
+
+
+def test_a_kernel_that_waits_for_memory_takes_as_long_as_its_bytes():
+    """80 bytes at 80 % of 1000 take 10 cycles of 100 Hz."""
+    quick = SCHEDULES | {'kernel': Schedule(cycles=9, busy={'MXU': 9.0}, spills=0.0)}
+    (kernel,) = (each for each in operations_of(LISTING, CHIP, quick) if each.kernel)
+    assert kernel.seconds == pytest.approx(0.1)
+    assert kernel.assumed
+
+
+def test_costliest_lines_name_the_fullest_unit():
+    found = totals.costliest(operations_of(LISTING, CHIP, SCHEDULES), 3)
+    assert [(cost.unit, cost.share) for cost in found] == [('VLOAD', 0.8), ('MXU', 0.5), ('', 0)]
+
+
+def test_bundles_of_fusions_are_held_against_the_compilers_estimates():
+    found = operations_of(LISTING, CHIP, SCHEDULES)
+    assert totals.counted_to_estimated(found, CHIP.clock_hertz) == pytest.approx(1.1)
+    assert totals.counted_to_estimated(operations_of(LISTING, CHIP), CHIP.clock_hertz) is None
 
 
 WITHOUT_TRIPS = LISTING.replace('"known_trip_count":{"n":"3"}', '')
