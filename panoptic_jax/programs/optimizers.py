@@ -61,7 +61,7 @@ class _Stacks(NamedTuple):
     """A tree of parameters, or of their gradients, in the order in which Muon works best.
 
     Attributes:
-      matrices: {'128 x 512': (n, inputs, outputs)}, all matrices of a shape as one array.
+      matrices: {'of_128x512': (n, inputs, outputs)}, all matrices of a shape as one array.
       others: {path: array}, what AdamW takes.
     """
 
@@ -123,5 +123,5 @@ def _matrices(flat: Mapping[str, Any]) -> dict[str, list[str]]:
         inputs = value.size // outputs
         # A kernel of one axis has one input.
         if value.ndim > 1 and min(inputs, outputs) >= _SMALLEST:
-            paths.setdefault(f'{inputs} x {outputs}', []).append(path)
+            paths.setdefault(f'of_{inputs}x{outputs}', []).append(path)
     return paths
