@@ -47,7 +47,7 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
         config.sample.count = 64
         config.model.update(hidden_size=192, depth=2, num_heads=3)
     else:
-        config.steps = 500
+        config.steps = 480
         config.sample.count = 128
         recipes.use_joint(config, size='', instances=False)
         config.image.clip = True  # 'pixels' has latents from -1 to 1

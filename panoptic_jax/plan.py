@@ -104,7 +104,7 @@ def _predictions(
     reports = {}
     for name, make in (('train', train_program), ('sample', sample_program)):
         report = common | predicted(make, fused=config.fused_attention)
-        if report['kernels'] and slices.xla_only:
+        if config.fused_attention and report['kernels'] and slices.xla_only:
             # What our kernel gains: the compiler's own attention stands beside it.
             plain = predicted(make, fused=False)
             names = ('predicted_step_seconds', 'predicted_mfu', 'compile_seconds')

@@ -85,7 +85,6 @@ def test_times_agree_with_floors_and_speeds(run):
             # So small a model waits for its memory, and bundles are known all the same.
             assert 0 < kernel['bundle_seconds'] <= kernel['seconds']
             assert 0.1 < kernel['share'] <= 1
-        assert 0.5 < report['counted_to_estimated'] < 2
         assert report['xla_only']['predicted_step_seconds'] > seconds
 
 
@@ -114,7 +113,6 @@ def test_the_run_is_the_configs(run):
 def test_the_table_says_what_the_numbers_rest_on(run):
     assert 'not measured' in run.printed
     assert re.search(r'attention +\d+\.\d+ ms in \d+ calls, \w+ \d+% full', run.printed)
-    assert re.search(r"bundles +[01]\.\d+ of the compiler's estimates", run.printed)
 
 
 @needs_libtpu

@@ -16,6 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
 _ARGUMENTS = 'LIBTPU_INIT_ARGS'
 # Of some 80 texts of each fusion we read two, and the others would fill the disk.
 _TEXTS = 'final_bundles|final_hlo-static-per-bundle-utilization'
@@ -75,14 +78,24 @@ def written() -> Iterator[Path]:
     before = os.environ.get(_ARGUMENTS)
     os.environ[_ARGUMENTS] = ' '.join([*(before or '').split(), own, labels])
     folder.mkdir(exist_ok=True)
+    # A program from the cache is not compiled, and leaves nothing.
+    has_cache = jax.config.jax_enable_compilation_cache
+    _use_cache(enabled=False)
     try:
         yield folder
     finally:
+        _use_cache(enabled=has_cache)
         shutil.rmtree(folder)
         if before is None:
             del os.environ[_ARGUMENTS]
         else:
             os.environ[_ARGUMENTS] = before
+
+
+def _use_cache(*, enabled: bool) -> None:
+    jax.config.update('jax_enable_compilation_cache', enabled)
+    # JAX asks the setting once, until its cache is reset.
+    compilation_cache.reset_cache()
 
 
 def schedules(folder: Path) -> dict[str, Schedule]:

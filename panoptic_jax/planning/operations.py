@@ -4,6 +4,7 @@
 mean for a run.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -83,8 +84,25 @@ def operations_of(
       ValueError: the text does not say how often a loop runs.
     """
     listing = _parse(text)
-    known = schedules or {}
+    known = _with_equal_kernels(listing, schedules or {})
     return list(_walk(listing, listing.entry, repeats=1, chip=chip, schedules=known))
+
+
+def _with_equal_kernels(
+    listing: _Listing, schedules: Mapping[str, Schedule]
+) -> dict[str, Schedule]:
+    """Adds the kernels that the compiler made once for several calls, by the text of their body."""
+    calls = {}
+    for line in itertools.chain(*listing.computations.values()):
+        body = re.search(r'"body":"([^"]+)"', line)
+        if _KERNEL in line and body:
+            calls.setdefault(body[1], []).append(_INSTRUCTION.match(line)[1])
+    found = dict(schedules)
+    for names in calls.values():
+        made = next((name for name in names if name in schedules), None)
+        if made:
+            found |= dict.fromkeys(names, schedules[made])
+    return found
 
 
 def _parse(text: str) -> _Listing:

@@ -44,7 +44,7 @@ def predict(
     *,
     devices: int,
     batch_per_device: int,
-    bundles_folder: Path | None = None,
+    bundles_folder: Path,
 ) -> dict[str, Any]:
     """Compiles a program and reads off what the compiler says.
 
@@ -53,7 +53,7 @@ def predict(
       chip: The kind of its devices.
       devices: Number of its devices.
       batch_per_device: Images of a batch on each device.
-      bundles_folder: Where the compiler writes its bundles; None where it does not.
+      bundles_folder: Where the compiler writes its bundles, from `bundles.written`.
 
     Returns:
       The numbers of a prediction, JSON-able. Their names end in their units: bytes are those of one
@@ -75,7 +75,7 @@ def predict(
     fits = batch_that_fits(
         held=held, total=total, limit=chip.memory_bytes, batch_per_device=batch_per_device
     )
-    schedules = bundles.schedules(bundles_folder) if bundles_folder else {}
+    schedules = bundles.schedules(bundles_folder)
     operations = operations_of(compiled.as_text(), chip, schedules)
     seconds = sum(operation.seconds for operation in operations)
     kernels = totals.kernels_of(operations, chip.clock_hertz)
@@ -103,7 +103,7 @@ def predict(
         'images_per_second_per_chip': per_second,
         'images_per_second': per_second * devices,
         'compile_seconds': compile_seconds,
-        'costliest': [_cost_json(cost) for cost in totals.costliest(operations)],
+        'costliest': [_cost_json(cost) for cost in totals.costliest(operations, chip.clock_hertz)],
     }
 
 

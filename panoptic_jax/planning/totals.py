@@ -21,8 +21,9 @@ class Cost(NamedTuple):
       name: The last part of JAX's name, 'gradient of ' before it in a backward pass.
       seconds: Time of all of them together.
       assumed: Whether a part of the time is our assumption.
-      unit: The unit of the chip whose slots their bundles use most; '' where none are known.
-      share: The share of these slots that is used, 0..1.
+      unit: The unit of the chip whose slots their bundles use most; 'memory' where the bundles
+        take less than half of the time; '' where no bundles are known.
+      share: The share of these slots that is used, or of the time that waits for memory; 0..1.
     """
 
     source: str
@@ -58,7 +59,7 @@ def link_seconds(traffic: dict[str, int], chip: Chip) -> float:
     return passed / chip.link_bandwidth
 
 
-def costliest(operations: list[Operation], count: int = 10) -> list[Cost]:
+def costliest(operations: list[Operation], clock_hertz: float, count: int = 10) -> list[Cost]:
     """The source lines that take longest, the longest first."""
     groups = {}
     for operation in operations:
@@ -68,7 +69,7 @@ def costliest(operations: list[Operation], count: int = 10) -> list[Cost]:
         groups.setdefault((operation.source, backward + last_part), []).append(operation)
     costs = []
     for (source, name), members in groups.items():
-        unit, share = fullest_unit(members)
+        unit, share = what_binds(members, clock_hertz)
         cost = Cost(
             source=source,
             name=name,
@@ -81,16 +82,20 @@ def costliest(operations: list[Operation], count: int = 10) -> list[Cost]:
     return sorted(costs, key=lambda cost: -cost.seconds)[:count]
 
 
-def fullest_unit(operations: list[Operation]) -> tuple[str, float]:
-    """The unit whose slots the operations' bundles use most, and the share of them; ('', 0)."""
-    busy, cycles = Counter(), 0
-    for operation in operations:
-        if operation.schedule:
-            cycles += operation.repeats * operation.schedule.cycles
-            for unit, own in operation.schedule.busy.items():
-                busy[unit] += operation.repeats * own
+def what_binds(operations: list[Operation], clock_hertz: float) -> tuple[str, float]:
+    """`unit` and `share` of `Cost`, for operations together."""
+    known = [operation for operation in operations if operation.schedule]
+    cycles = sum(operation.repeats * operation.schedule.cycles for operation in known)
     if not cycles:
         return '', 0.0
+    counted = cycles / clock_hertz
+    seconds = sum(operation.seconds for operation in known)
+    if counted < seconds / 2:
+        return 'memory', 1 - counted / seconds
+    busy = Counter()
+    for operation in known:
+        for unit, own in operation.schedule.busy.items():
+            busy[unit] += operation.repeats * own
     unit, most = busy.most_common(1)[0]
     return unit, most / cycles
 
@@ -110,7 +115,7 @@ def kernels_of(operations: list[Operation], clock_hertz: float) -> list[dict[str
     for name, members in groups.items():
         known = [member for member in members if member.schedule]
         cycles = sum(member.repeats * member.schedule.cycles for member in known)
-        unit, share = fullest_unit(members)
+        unit, share = what_binds(members, clock_hertz)
         kernels.append(
             {
                 'name': name,
@@ -127,9 +132,18 @@ def kernels_of(operations: list[Operation], clock_hertz: float) -> list[dict[str
 
 
 def counted_to_estimated(operations: list[Operation], clock_hertz: float) -> float | None:
-    """Bundles of the compiler's own operations over its estimates; None where none are known."""
-    own = [each for each in operations if each.schedule and each.seconds and not each.kernel]
-    if not own:
+    """Bundles over the compiler's estimates, for matrix products; None where none are known.
+
+    Of all operations these alone keep their unit busy: the estimates of the others wait for memory.
+    """
+    products = [
+        operation
+        for operation in operations
+        if operation.seconds
+        and not operation.kernel
+        and what_binds([operation], clock_hertz)[0] == 'MXU'
+    ]
+    if not products:
         return None
-    counted = sum(each.repeats * each.schedule.cycles for each in own) / clock_hertz
-    return counted / sum(each.seconds for each in own)
+    cycles = sum(each.repeats * each.schedule.cycles for each in products)
+    return cycles / clock_hertz / sum(each.seconds for each in products)

@@ -2,6 +2,7 @@
 
 import os
 
+import jax
 import pytest
 
 from panoptic_jax.planning import bundles
@@ -100,5 +101,7 @@ def test_the_compiler_is_asked_as_long_as_the_folder_is_there(monkeypatch, befor
         assert folder.is_dir()
         assert f'--xla_jf_dump_to={folder}' in os.environ[name].split()
         assert not before or before in os.environ[name].split()
+        assert not jax.config.jax_enable_compilation_cache
+    assert jax.config.jax_enable_compilation_cache
     assert not folder.exists()
     assert os.environ.get(name) == before

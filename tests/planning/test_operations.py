@@ -85,7 +85,7 @@ def test_traffic_is_what_collectives_give():
 
 
 def test_costliest_lines_are_the_models_own():
-    assert totals.costliest(operations_of(LISTING, CHIP), 3) == [
+    assert totals.costliest(operations_of(LISTING, CHIP), CHIP.clock_hertz, 3) == [
         ('models/uvit.py:18', 'gradient of dot', pytest.approx(30.0), False, '', 0),
         ('models/uvit.py:18', 'attention', pytest.approx(10.0), True, '', 0),
         ('models/uvit.py:18', 'add', pytest.approx(5.0), False, '', 0),
@@ -114,6 +114,16 @@ def test_a_kernel_whose_bundles_are_known_takes_as_long_as_they_do():
     }
 
 
+def test_kernels_of_one_body_have_one_schedule():
+    line = next(row for row in LISTING.splitlines() if 'tpu_custom_call' in row)
+    with_body = line.replace('"custom_call_config":{', '"custom_call_config":{"body":"TUzv",')
+    second = with_body.replace('%kernel =', '%kernel.2 =')
+    other = second.replace('%kernel.2 =', '%kernel.3 =').replace('TUzv', 'MLIR')
+    text = LISTING.replace(line, '\n'.join([with_body, second, other]))
+    kernels = [each for each in operations_of(text, CHIP, SCHEDULES) if each.kernel]
+    assert [each.schedule for each in kernels] == [SCHEDULES['kernel']] * 2 + [None]
+
+
 def test_a_kernel_that_waits_for_memory_takes_as_long_as_its_bytes():
     """80 bytes at 80 % of 1000 take 10 cycles of 100 Hz."""
     quick = SCHEDULES | {'kernel': Schedule(cycles=9, busy={'MXU': 9.0}, spills=0.0)}
@@ -123,14 +133,29 @@ def test_a_kernel_that_waits_for_memory_takes_as_long_as_its_bytes():
 
 
 def test_costliest_lines_name_the_fullest_unit():
-    found = totals.costliest(operations_of(LISTING, CHIP, SCHEDULES), 3)
+    operations = operations_of(LISTING, CHIP, SCHEDULES)
+    found = totals.costliest(operations, CHIP.clock_hertz, 3)
     assert [(cost.unit, cost.share) for cost in found] == [('VLOAD', 0.8), ('MXU', 0.5), ('', 0)]
 
 
-def test_bundles_of_fusions_are_held_against_the_compilers_estimates():
-    found = operations_of(LISTING, CHIP, SCHEDULES)
-    assert totals.counted_to_estimated(found, CHIP.clock_hertz) == pytest.approx(1.1)
-    assert totals.counted_to_estimated(operations_of(LISTING, CHIP), CHIP.clock_hertz) is None
+def test_operations_whose_bundles_take_less_than_half_of_the_time_wait_for_memory():
+    schedules = {'dot': Schedule(cycles=250, busy={'MXU': 250.0}, spills=0.0)}
+    (cost, *_) = totals.costliest(operations_of(LISTING, CHIP, schedules), CHIP.clock_hertz)
+    assert (cost.unit, cost.share) == ('memory', pytest.approx(0.75))
+
+
+def test_bundles_of_products_are_held_against_the_compilers_estimates():
+    def ratio(**schedules):
+        return totals.counted_to_estimated(
+            operations_of(LISTING, CHIP, schedules), CHIP.clock_hertz
+        )
+
+    product = Schedule(cycles=900, busy={'MXU': 800.0, 'VALU': 10.0}, spills=0.0)
+    # The sum of 500 cycles is no product, nor is a product that waits for memory.
+    other = Schedule(cycles=400, busy={'MXU': 10.0, 'VALU': 300.0}, spills=0.0)
+    assert ratio(dot=product, out=other) == pytest.approx(0.9)
+    assert ratio(dot=product._replace(cycles=400), out=other) is None
+    assert ratio(kernel=product) is None
 
 
 WITHOUT_TRIPS = LISTING.replace('"known_trip_count":{"n":"3"}', '')
