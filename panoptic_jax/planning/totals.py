@@ -134,7 +134,7 @@ def kernels_of(operations: list[Operation], clock_hertz: float) -> list[dict[str
 def counted_to_estimated(operations: list[Operation], clock_hertz: float) -> float | None:
     """Bundles over the compiler's estimates, for matrix products; None where none are known.
 
-    Of all operations these alone keep their unit busy: the estimates of the others wait for memory.
+    These alone keep their unit busy all the time: the estimates of others wait for memory.
     """
     products = [
         operation
