@@ -107,7 +107,7 @@ def schedules(folder: Path) -> dict[str, Schedule]:
     found = {}
     for path in sorted(folder.glob('*-final_bundles.txt')):
         match = _BUNDLES.fullmatch(path.name)
-        if match and not path.name.endswith('schedule-analysis_final_bundles.txt'):
+        if match:
             start = glob.escape(path.name[: match.end(1)])
             (uses,) = folder.glob(_USES.format(start))
             schedule = read(path.read_text(), uses.read_text())

@@ -43,6 +43,7 @@ class Operation(NamedTuple):
       result_bytes: Bytes of the arrays that all repetitions give.
       repeats: How often it runs.
       schedule: Its bundles, once; None where they are not known.
+      counted_seconds: Time of the bundles of all repetitions; 0 where they are not known.
     """
 
     seconds: float
@@ -54,6 +55,7 @@ class Operation(NamedTuple):
     result_bytes: int
     repeats: int
     schedule: Schedule | None
+    counted_seconds: float
 
 
 class _Listing(NamedTuple):
@@ -63,11 +65,13 @@ class _Listing(NamedTuple):
       computations: {name: lines of its instructions}.
       entry: Name of the computation at which the program begins.
       sources: {stack frame: 'file:line' of the model's code}.
+      schedules: {instruction's name: its bundles}, as far as they are known.
     """
 
     computations: dict[str, list[str]]
     entry: str
     sources: dict[str, str]
+    schedules: Mapping[str, Schedule]
 
 
 def operations_of(
@@ -83,17 +87,16 @@ def operations_of(
     Raises:
       ValueError: the text does not say how often a loop runs.
     """
-    listing = _parse(text)
-    known = _with_equal_kernels(listing, schedules or {})
-    return list(_walk(listing, listing.entry, repeats=1, chip=chip, schedules=known))
+    listing = _parse(text, schedules or {})
+    return list(_walk(listing, listing.entry, repeats=1, chip=chip))
 
 
 def _with_equal_kernels(
-    listing: _Listing, schedules: Mapping[str, Schedule]
+    computations: Mapping[str, list[str]], schedules: Mapping[str, Schedule]
 ) -> dict[str, Schedule]:
     """Adds the kernels that the compiler made once for several calls, by the text of their body."""
     calls = {}
-    for line in itertools.chain(*listing.computations.values()):
+    for line in itertools.chain(*computations.values()):
         body = re.search(r'"body":"([^"]+)"', line)
         if _KERNEL in line and body:
             calls.setdefault(body[1], []).append(_INSTRUCTION.match(line)[1])
@@ -105,7 +108,7 @@ def _with_equal_kernels(
     return found
 
 
-def _parse(text: str) -> _Listing:
+def _parse(text: str, schedules: Mapping[str, Schedule]) -> _Listing:
     computations: dict[str, list[str]] = {}
     entry = ''
     lines: list[str] = []
@@ -116,12 +119,15 @@ def _parse(text: str) -> _Listing:
             entry = name if is_entry else entry
         elif line.startswith('  '):
             lines.append(line)
-    return _Listing(computations=computations, entry=entry, sources=_sources(text))
+    return _Listing(
+        computations=computations,
+        entry=entry,
+        sources=_sources(text),
+        schedules=_with_equal_kernels(computations, schedules),
+    )
 
 
-def _walk(
-    listing: _Listing, name: str, *, repeats: int, chip: Chip, schedules: Mapping[str, Schedule]
-) -> Iterator[Operation]:
+def _walk(listing: _Listing, name: str, *, repeats: int, chip: Chip) -> Iterator[Operation]:
     """The operations of a computation and of all that it calls."""
     for line in listing.computations[name]:
         match = _INSTRUCTION.match(line)
@@ -131,17 +137,16 @@ def _walk(
         if kind == 'while':
             body = re.search(r'body=%?([\w.-]+)', line)[1]
             trips = _trips(line, listing.computations)
-            inside = {'repeats': repeats * trips, 'chip': chip, 'schedules': schedules}
-            yield from _walk(listing, body, **inside)
+            yield from _walk(listing, body, repeats=repeats * trips, chip=chip)
             continue
         if kind in ('call', 'conditional'):
             # Which branch runs is not known here; the true one stands for both.
             called = re.search(r'(?:to_apply|true_computation)=%?([\w.-]+)', line)
             if called:
-                inside = {'repeats': repeats, 'chip': chip, 'schedules': schedules}
-                yield from _walk(listing, called[1], **inside)
+                yield from _walk(listing, called[1], repeats=repeats, chip=chip)
                 continue
-        schedule = schedules.get(own_name)
+        schedule = listing.schedules.get(own_name)
+        cycles = repeats * schedule.cycles if schedule else 0
         seconds, assumed = _seconds(line, chip, schedule)
         frame = re.search(r'stack_frame_id=(\d+)', line)
         label = re.search(r'op_name="([^"]*)"', line)
@@ -155,6 +160,7 @@ def _walk(
             result_bytes=repeats * _array_bytes(shapes),
             repeats=repeats,
             schedule=schedule,
+            counted_seconds=cycles / chip.clock_hertz,
         )
 
 

@@ -78,7 +78,7 @@ def predict(
     schedules = bundles.schedules(bundles_folder)
     operations = operations_of(compiled.as_text(), chip, schedules)
     seconds = sum(operation.seconds for operation in operations)
-    kernels = totals.kernels_of(operations, chip.clock_hertz)
+    kernels = totals.kernels_of(operations)
     traffic = totals.collective_bytes(operations)
     # --- Floors: no step can be faster than its arithmetic, or than reading and writing once what
     # it is given and gives. Arguments hold the weights, so the first read is in them already.
@@ -94,16 +94,16 @@ def predict(
         'collective_bytes': traffic,
         'link_seconds': totals.link_seconds(traffic, chip),
         'predicted_step_seconds': seconds,
-        'kernels': kernels,
-        'assumed_kernel_seconds': sum(each['seconds'] for each in kernels if each['assumed']),
-        'counted_to_estimated': totals.counted_to_estimated(operations, chip.clock_hertz),
+        'kernels': [kernel._asdict() for kernel in kernels],
+        'assumed_kernel_seconds': sum(each.seconds for each in kernels if each.assumed),
+        'counted_to_estimated': totals.counted_to_estimated(operations),
         'arithmetic_floor_seconds': arithmetic,
         'memory_floor_seconds': moved / chip.memory_bandwidth,
         'predicted_mfu': arithmetic / seconds,
         'images_per_second_per_chip': per_second,
         'images_per_second': per_second * devices,
         'compile_seconds': compile_seconds,
-        'costliest': [_cost_json(cost) for cost in totals.costliest(operations, chip.clock_hertz)],
+        'costliest': [_cost_json(cost) for cost in totals.costliest(operations)],
     }
 
 

@@ -5,7 +5,7 @@
 
 import re
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from panoptic_jax.machine.chips import Chip
 from panoptic_jax.planning.operations import Operation
@@ -34,6 +34,30 @@ class Cost(NamedTuple):
     share: float
 
 
+class Kernel(NamedTuple):
+    """All calls of one kernel of ours.
+
+    Attributes:
+      name: Its name.
+      calls: How often it runs.
+      seconds: Time that counts, of all calls together.
+      assumed: Whether a part of this time is our assumption.
+      bundle_seconds: Time of its bundles; 0 where they are not known.
+      unit: See `Cost`.
+      share: See `Cost`.
+      spills: Share of its stores that only make room in the registers.
+    """
+
+    name: str
+    calls: int
+    seconds: float
+    assumed: bool
+    bundle_seconds: float
+    unit: str
+    share: float
+    spills: float
+
+
 def collective_bytes(operations: list[Operation]) -> dict[str, int]:
     """{kind: bytes of the results on one device} of what passes between chips."""
     total = Counter()
@@ -59,7 +83,7 @@ def link_seconds(traffic: dict[str, int], chip: Chip) -> float:
     return passed / chip.link_bandwidth
 
 
-def costliest(operations: list[Operation], clock_hertz: float, count: int = 10) -> list[Cost]:
+def costliest(operations: list[Operation], count: int = 10) -> list[Cost]:
     """The source lines that take longest, the longest first."""
     groups = {}
     for operation in operations:
@@ -69,7 +93,7 @@ def costliest(operations: list[Operation], clock_hertz: float, count: int = 10) 
         groups.setdefault((operation.source, backward + last_part), []).append(operation)
     costs = []
     for (source, name), members in groups.items():
-        unit, share = what_binds(members, clock_hertz)
+        unit, share = what_binds(members)
         cost = Cost(
             source=source,
             name=name,
@@ -82,13 +106,12 @@ def costliest(operations: list[Operation], clock_hertz: float, count: int = 10) 
     return sorted(costs, key=lambda cost: -cost.seconds)[:count]
 
 
-def what_binds(operations: list[Operation], clock_hertz: float) -> tuple[str, float]:
+def what_binds(operations: list[Operation]) -> tuple[str, float]:
     """`unit` and `share` of `Cost`, for operations together."""
     known = [operation for operation in operations if operation.schedule]
-    cycles = sum(operation.repeats * operation.schedule.cycles for operation in known)
-    if not cycles:
+    if not known:
         return '', 0.0
-    counted = cycles / clock_hertz
+    counted = sum(operation.counted_seconds for operation in known)
     seconds = sum(operation.seconds for operation in known)
     if counted < seconds / 2:
         return 'memory', 1 - counted / seconds
@@ -97,14 +120,11 @@ def what_binds(operations: list[Operation], clock_hertz: float) -> tuple[str, fl
         for unit, own in operation.schedule.busy.items():
             busy[unit] += operation.repeats * own
     unit, most = busy.most_common(1)[0]
-    return unit, most / cycles
+    return unit, most / sum(operation.repeats * operation.schedule.cycles for operation in known)
 
 
-def kernels_of(operations: list[Operation], clock_hertz: float) -> list[dict[str, Any]]:
-    """What is known of each kernel, JSON-able, the calls of one kernel together.
-
-    `bundle_seconds` are its bundles at the chip's clock, and `seconds` what counts.
-    """
+def kernels_of(operations: list[Operation]) -> list[Kernel]:
+    """What is known of each kernel."""
     groups = {}
     for operation in operations:
         if operation.kernel:
@@ -113,25 +133,23 @@ def kernels_of(operations: list[Operation], clock_hertz: float) -> list[dict[str
             groups.setdefault(words[-1] if words else 'kernel', []).append(operation)
     kernels = []
     for name, members in groups.items():
-        known = [member for member in members if member.schedule]
-        cycles = sum(member.repeats * member.schedule.cycles for member in known)
-        unit, share = what_binds(members, clock_hertz)
-        kernels.append(
-            {
-                'name': name,
-                'calls': sum(member.repeats for member in members),
-                'seconds': sum(member.seconds for member in members),
-                'assumed': any(member.assumed for member in members),
-                'bundle_seconds': cycles / clock_hertz,
-                'unit': unit,
-                'share': share,
-                'spills': max((member.schedule.spills for member in known), default=0.0),
-            }
+        unit, share = what_binds(members)
+        spills = [member.schedule.spills for member in members if member.schedule]
+        kernel = Kernel(
+            name=name,
+            calls=sum(member.repeats for member in members),
+            seconds=sum(member.seconds for member in members),
+            assumed=any(member.assumed for member in members),
+            bundle_seconds=sum(member.counted_seconds for member in members),
+            unit=unit,
+            share=share,
+            spills=max(spills, default=0.0),
         )
+        kernels.append(kernel)
     return kernels
 
 
-def counted_to_estimated(operations: list[Operation], clock_hertz: float) -> float | None:
+def counted_to_estimated(operations: list[Operation]) -> float | None:
     """Bundles over the compiler's estimates, for matrix products; None where none are known.
 
     These alone keep their unit busy all the time: the estimates of others wait for memory.
@@ -139,11 +157,9 @@ def counted_to_estimated(operations: list[Operation], clock_hertz: float) -> flo
     products = [
         operation
         for operation in operations
-        if operation.seconds
-        and not operation.kernel
-        and what_binds([operation], clock_hertz)[0] == 'MXU'
+        if operation.seconds and not operation.kernel and what_binds([operation])[0] == 'MXU'
     ]
     if not products:
         return None
-    cycles = sum(each.repeats * each.schedule.cycles for each in products)
-    return cycles / clock_hertz / sum(each.seconds for each in products)
+    counted = sum(operation.counted_seconds for operation in products)
+    return counted / sum(operation.seconds for operation in products)

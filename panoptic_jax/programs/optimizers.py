@@ -121,7 +121,6 @@ def _matrices(flat: Mapping[str, Any]) -> dict[str, list[str]]:
         # A convolution is the matrix of all that lies under one filter.
         outputs = value.shape[-1]
         inputs = value.size // outputs
-        # A kernel of one axis has one input.
-        if value.ndim > 1 and min(inputs, outputs) >= _SMALLEST:
+        if min(inputs, outputs) >= _SMALLEST:
             paths.setdefault(f'of_{inputs}x{outputs}', []).append(path)
     return paths
