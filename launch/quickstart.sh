@@ -54,9 +54,15 @@ for argument in "$@"; do
 done
 stage 4 'Sampling' mode sample "$@" --config.sample.folder="$folder"
 stage 5 'Evaluating' mode evaluate "$@" --config.sample.folder="$folder"
-cp "$workdir/$folder/report.html" "$workdir/report.html"
+page=$workdir/report.html
+if [[ -d $workdir/$folder/report ]]; then
+  # A page of many pairs has its data beside it, and stays there.
+  page=$workdir/$folder/report.html
+else
+  cp "$workdir/$folder/report.html" "$page"
+fi
 
 echo
 printf '%s\n' "${times[@]}"
 echo
-echo "Look at $PWD/$workdir/report.html"
+echo "Look at $PWD/$page"

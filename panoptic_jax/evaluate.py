@@ -115,7 +115,7 @@ def evaluate(
         if networks.hashes:
             of_images, lacking = _score_images(job, folder, owners, real_images)
             left_out += lacking
-        scores, notes, lacking = against_truth.score_areas(
+        scores, pair_scores, lacking = against_truth.score_areas(
             folder, truth, bins=config.evaluate.mcd_bins, interruption=interruption
         )
         left_out += lacking
@@ -129,7 +129,7 @@ def evaluate(
             raise ValueError(
                 f'Nothing in {folder.path} can be scored. {results.left_out_line(left_out)}'
             )
-        results.write(job.workdir, folder, scores, notes=notes, left_out=left_out)
+        results.write(job.workdir, folder, scores, pair_scores=pair_scores, left_out=left_out)
 
 
 def _real_images(job: _Job) -> Any:

@@ -1,51 +1,43 @@
-"""The loss curve of a report, an SVG figure inside the page.
+"""The loss curve of a page: matplotlib's SVG, whose colours the page's style decides.
 
-This module draws by class name; `export/report.css` holds the colours and fonts of the classes.
-`export/report.py` puts the figure on the page, and `export/ruler.py` draws its other figure.
+`export/report.py` puts it on the page, and `export/templates/` has the style.
 """
 
+import io
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-# The drawing and its margins, in units of the SVG.
-_WIDTH, _HEIGHT = 720, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 64, 14, 44
-_PLOT_END = _WIDTH - _RIGHT
-_PLOT_BOTTOM = _HEIGHT - _BOTTOM
 _POINTS = 240  # a drawn curve has no more points; longer curves are averaged
-_NAME_DISTANCE = 15  # height of a line of text: two names that are closer would overlap
-
-
-class _Axes(NamedTuple):
-    """The part of the data that the loss curve shows, in powers of ten.
-
-    Attributes:
-      left, right: Range of the steps.
-      low, high: Range of the loss.
-    """
-
-    left: float
-    right: float
-    low: float
-    high: float
-
-    def x(self, step: Any) -> Any:
-        """The place on the drawing of powers of ten of the step, an array or a number."""
-        # One single step would have no range to divide by.
-        share = (step - self.left) / max(self.right - self.left, 1e-9)
-        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(self, loss: Any) -> Any:
-        """The same for powers of ten of the loss; SVG counts from the top."""
-        share = (loss - self.low) / (self.high - self.low)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
-
-    def place(self, points: np.ndarray) -> np.ndarray:
-        """(n, 2) powers of ten -> (n, 2) places."""
-        return np.stack([self.x(points[:, 0]), self.y(points[:, 1])], axis=1)
+_SIZE = (10.4, 3.8)  # inches, of 72 units in the SVG
+_STREAMS = {'loss_image': 'image', 'loss_map': 'map'}
+# Colours that nothing else has, and the variables of the page's style that take their place, so
+# that the figure follows a dark scheme.
+_COLOURS = {
+    'image': ('#010101', 'var(--image)'),
+    'map': ('#020202', 'var(--map)'),
+    'text': ('#030303', 'var(--quiet)'),
+    'grid': ('#040404', 'var(--line)'),
+}
+_STYLE = {
+    'svg.fonttype': 'none',  # letters stay text, in the page's font
+    'svg.hashsalt': 'loss',  # the same data give the same file
+    'svg.id': 'loss-curve',
+    'font.size': 10.5,
+    'text.color': _COLOURS['text'][0],
+    'axes.labelcolor': _COLOURS['text'][0],
+    'axes.edgecolor': _COLOURS['grid'][0],
+    'grid.color': _COLOURS['grid'][0],
+    'xtick.color': _COLOURS['text'][0],
+    'ytick.color': _COLOURS['text'][0],
+}
 
 
 def loss_curve(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -57,33 +49,74 @@ def loss_curve(lines: Sequence[Mapping[str, Any]]) -> str:
 
     Returns:
       An <svg> element in which each stream has a faint curve as logged and a bold one of its
-      running mean; or a sentence if no stream has two points.
+      running mean; '' if no stream has two points.
     """
     curves = {}
-    for name, stream in (('loss_image', 'image'), ('loss_map', 'map')):
+    for name, stream in _STREAMS.items():
         points = _logged_points(lines, name)
         if len(points) > 1:
-            curves[stream] = np.log10(np.array(points, np.float64))  # (n, 2)
+            curves[stream] = _thin(np.log10(np.array(points, np.float64)))  # (n, 2)
     if not curves:
-        return '<p class="empty">No loss curve was recorded.</p>'
-    axes = _axes_around(curves)
-    parts = [
-        f'<svg class="curve" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        'aria-label="Training loss of each stream over the steps, logarithmic axes">',
-        *_grid(axes),
-        *_axis_titles(),
-    ]
-    # The last heights of the running means, at which the curves get their names.
-    ends = {}
+        return ''
+    # A figure of its own, not pyplot's, which keeps figures for a screen.
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(_SIZE, layout='constrained')
+        _draw(figure.add_subplot(), curves)
+        content = io.StringIO()
+        nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
+        figure.savefig(content, format='svg', transparent=True, metadata=nothing)
+    svg = content.getvalue()
+    # What stands before the element belongs to files.
+    svg = svg[svg.index('<svg') :]
+    for drawn, variable in _COLOURS.values():
+        svg = svg.replace(drawn, variable)
+    return svg
+
+
+def _draw(axes: Axes, curves: Mapping[str, np.ndarray]) -> None:
+    """Draws powers of ten of step and loss, (n, 2) for each stream."""
     for stream, points in curves.items():
-        thinned = _thin(points)
-        means = np.stack([thinned[:, 0], _running_mean(thinned[:, 1])], axis=1)
-        smooth = axes.place(means)
-        parts.append(_polyline(f'raw {stream}', axes.place(thinned)))
-        parts.append(_polyline(f'mean {stream}', smooth))
-        ends[stream] = smooth[-1, 1]
-    parts += _curve_names(ends)
-    return ''.join([*parts, '</svg>'])
+        colour = _COLOURS[stream][0]
+        steps, losses = 10**points.T
+        means = 10 ** _running_mean(points[:, 1])
+        axes.plot(steps, losses, color=colour, lw=1, alpha=0.35, gid=f'logged-{stream}')
+        axes.plot(steps, means, color=colour, lw=2, gid=f'mean-{stream}')
+    axes.set(xscale='log', yscale='log', xlabel='training step', ylabel='loss')
+    axes.margins(x=0, y=0.08)
+    axes.grid(lw=0.8)
+    axes.spines[:].set(visible=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = np.log10(axis.get_view_interval())
+        axis.set_major_locator(FixedLocator(_ticks(low, high)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,.10g}'))
+        axis.set_minor_locator(NullLocator())
+    axes.tick_params(which='both', length=0)
+    _name_curves(axes, {stream: points[-1] for stream, points in curves.items()})
+
+
+def _name_curves(axes: Axes, ends: Mapping[str, np.ndarray]) -> None:
+    """The name of each curve beside its end, from the top, far enough apart to be read."""
+    low, high = np.log10(axes.get_ylim())
+    distance = 0.07 * (high - low)  # height of a line of text
+    ordered = sorted(ends, key=lambda stream: -ends[stream][1])
+    heights = {stream: ends[stream][1] for stream in ordered}
+    for upper, lower in itertools.pairwise(ordered):
+        lacking = distance - (heights[upper] - heights[lower])
+        if lacking > 0:
+            heights[upper] += lacking / 2
+            heights[lower] -= lacking / 2
+    for stream, height in heights.items():
+        end = 10 ** np.array([ends[stream][0], height])
+        axes.annotate(
+            stream,
+            xy=tuple(end),
+            xytext=(7, 0),
+            textcoords='offset points',
+            va='center',
+            color=_COLOURS[stream][0],
+            weight='bold',
+            annotation_clip=False,
+        )
 
 
 def _logged_points(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
@@ -96,68 +129,11 @@ def _logged_points(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[
     return points
 
 
-def _axes_around(curves: Mapping[str, np.ndarray]) -> _Axes:
-    """Axes that show all curves, with a little room above and below."""
-    points = np.concatenate([*curves.values()])  # (n, 2)
-    left, low = points.min(axis=0)
-    right, high = points.max(axis=0)
-    # A constant loss has no range of its own; the hundredth gives it one.
-    room = 0.06 * (high - low)
-    return _Axes(left=left, right=right, low=low - room - 0.01, high=high + room + 0.01)
-
-
-def _grid(axes: _Axes) -> Iterator[str]:
-    """Grid lines with their numbers: the steps, then the loss."""
-    for tick in _ticks(axes.left, axes.right):
-        x = axes.x(math.log10(tick))
-        yield (
-            f'<line class="grid" x1="{x:.1f}" y1="{_TOP}" '
-            f'x2="{x:.1f}" y2="{_PLOT_BOTTOM}"/>'
-            f'<text x="{x:.1f}" y="{_PLOT_BOTTOM + 17}" '
-            f'text-anchor="middle">{tick:,g}</text>'
-        )
-    for tick in _ticks(axes.low, axes.high):
-        y = axes.y(math.log10(tick))
-        yield (
-            f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" '
-            f'x2="{_PLOT_END}" y2="{y:.1f}"/>'
-            f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" '
-            f'text-anchor="end">{tick:,.10g}</text>'
-        )
-
-
-def _axis_titles() -> Iterator[str]:
-    """What the two axes show; the loss is written upwards."""
-    x = (_LEFT + _PLOT_END) / 2
-    y = (_TOP + _PLOT_BOTTOM) / 2
-    yield f'<text x="{x}" y="{_HEIGHT - 6}" text-anchor="middle">training step</text>'
-    yield f'<text transform="translate(13 {y}) rotate(-90)" text-anchor="middle">loss</text>'
-
-
-def _curve_names(ends: Mapping[str, float]) -> Iterator[str]:
-    """The name of each curve beside its end, from the top.
-
-    Args:
-      ends: {stream: height of the curve's end on the drawing}.
-    """
-    named = sorted((y, stream) for stream, y in ends.items())
-    if len(named) == 2 and named[1][0] - named[0][0] < _NAME_DISTANCE:
-        centre = (named[0][0] + named[1][0]) / 2
-        upper, lower = centre - _NAME_DISTANCE / 2, centre + _NAME_DISTANCE / 2
-        named = [(upper, named[0][1]), (lower, named[1][1])]
-    for y, stream in named:
-        x = _PLOT_END + 8
-        yield f'<text class="name {stream}" x="{x}" y="{y + 4:.1f}">{stream}</text>'
-
-
-def _polyline(kind: str, places: np.ndarray) -> str:
-    """A curve of the given classes through places (n, 2)."""
-    coordinates = ' '.join(f'{x:.1f},{y:.1f}' for x, y in places)
-    return f'<polyline class="{kind}" points="{coordinates}"/>'
-
-
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two powers of ten: 1-2-5 steps, or decades where those are many."""
+    """Round numbers between two powers of ten: 1-2-5 steps, or decades where those are many.
+
+    matplotlib's own ticks leave all but decades without numbers, and a short run has none.
+    """
     decades = range(math.floor(low) - 1, math.ceil(high) + 1)
     ticks = []
     for factors in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1,)):

@@ -1,19 +1,22 @@
-"""report.html: what a model made, on one page that can be mailed: pairs, metrics, loss curve.
+"""report.html: what a model made, on one page: pairs, those that were rejected, scores, loss curve.
 
-Everything is inside the file: pictures as base64, the style, a few lines of script. The page asks
-no other host for anything. `metrics/` measures the numbers. `export/cards.py` shows the pairs, and
-`export/loss_curve.py` and `export/ruler.py` draw the small figures.
+The page is opened from disk, and asks no other host for anything. `export/page_pair.py` says what a
+pair is, `export/page_files.py` where its data lie, and `export/templates/` holds markup, style and
+script. `metrics/` measures the numbers.
 """
 
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jinja2
 from etils import epath
 
+from panoptic_jax.data import categories as category_lists
 from panoptic_jax.data.example import Category
-from panoptic_jax.export.cards import Pair, card
+from panoptic_jax.export import page_files
 from panoptic_jax.export.loss_curve import loss_curve
+from panoptic_jax.export.page_files import PageData
+from panoptic_jax.export.page_pair import PagePair
 from panoptic_jax.export.ruler import ruler
 from panoptic_jax.machine import files
 
@@ -74,102 +77,91 @@ def mcd_metric(
 
 
 class Heading(NamedTuple):
-    """The page's title, and names to values that are shown under it."""
+    """What the page is about.
+
+    Attributes:
+      title: The title.
+      settings: Names to values that stand under it.
+      lower_is_better: Those of the pairs' scores of which a high value is a bad one; the page shows
+        the worst first.
+    """
 
     title: str
     settings: Mapping[str, Any]
+    lower_is_better: Collection[str] = ()
 
 
 def write_report(
     path: epath.PathLike,
     *,
-    pairs: Sequence[Pair],
+    pairs: Iterable[PagePair],
     categories: Sequence[Category],
     metrics: Sequence[Metric],
     log_lines: Sequence[Mapping[str, Any]],
     heading: Heading,
 ) -> None:
-    """Writes the page; the file is there whole or not at all.
+    """Writes the page; it is there whole or not at all.
+
+    Up to 200 pairs stand inside the page, more of them in a folder beside it, see
+    `export/page_files.py`. The pairs may come from a generator: no more than 200 of them are in
+    memory at a time.
 
     Args:
       path: The HTML file, local or remote.
-      pairs: The pairs, shown in this order; each takes about 150 kB.
+      pairs: The pairs, in the order in which the page shows them first.
       categories: The list that the maps' ids refer to; ids outside it are shown by number.
-      metrics: Rows of the table; may be empty.
+      metrics: What the page shows of the whole set; may be empty.
       log_lines: Lines of metrics.jsonl (`json_lines.read`) for the loss curve; may be empty.
       heading: What stands on top of the page.
+
+    Raises:
+      ValueError, FileNotFoundError: a picture cannot be shown, see `page_files.write`.
     """
-    # Void is in no category list.
-    names = {0: 'void'}
-    names.update({category.id: category.name for category in categories})
-    # Inside the page, so that it needs no second file.
-    style = epath.Path(__file__).with_name('report.css').read_text()
-    settings = f'<dl class="settings">{_settings_list(heading.settings)}</dl>'
-    cards = ''.join(card(pair, names) for pair in pairs)
-    page = f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_text(heading.title)}</title>
-<style>{style}</style>
-<main>
-<header><h1>{_text(heading.title)}</h1>{settings}</header>
-{_metrics_table(metrics) if metrics else ''}
-<section><div class="heading"><h2>Training loss</h2>
-<p class="note">Per stream; faint as logged, bold its running mean. Both axes are logarithmic.</p>
-</div>
-<div class="panel curve-panel">{loss_curve(log_lines)}</div></section>
-<section><div class="heading"><h2>Samples</h2>
-<p class="note">Image and segmentation map are generated together from the caption.</p></div>
-<div class="blend"><label>image
-<input id="blend" type="range" min="0" max="1" step="0.01" value="0"
-aria-label="Blend the map over the image">
-map over image</label></div>
-<div class="cards">
-{cards}</div></section>
-</main>
-<script>
-const blend = document.getElementById('blend');
-const show = () => document.documentElement.style.setProperty('--blend', blend.value);
-blend.addEventListener('input', show);
-show();
-</script>
-</html>
-"""
-    # Captions of old data may hold halves of characters, which no file can.
-    files.write_whole(path, page.encode(errors='replace'))
-
-
-def _settings_list(settings: Mapping[str, Any]) -> str:
-    """The items of a description list: names and values."""
-    return ''.join(
-        f'<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>'
-        for name, value in settings.items()
+    page = epath.Path(path)
+    data = page_files.write(page, pairs)
+    environment = _environment()
+    text = environment.get_template('report.html.j2').render(
+        heading=heading,
+        data=data,
+        facts=_facts(data, categories, heading),
+        metrics=[(metric, _ruler_of(metric)) for metric in metrics],
+        curve=loss_curve(log_lines),
     )
+    # Titles and settings may hold halves of characters, which no file can.
+    files.write_whole(page, text.encode(errors='replace'))
+    page_files.remove_others(page, data)
 
 
-def _metrics_table(metrics: Sequence[Metric]) -> str:
-    """The section with the table of metrics, one row for each."""
-    rows = []
-    for metric in metrics:
-        # A metric that was not measured still says what it would show.
-        number, scale = '–', ''
-        if metric.value is not None:
-            number = f'{metric.value:.3f}'
-            scale = ruler(metric.value, metric.yardsticks, metric.low, metric.high)
-        rows.append(
-            f'<tr><th scope="row">{_text(metric.name)}<small>{_text(metric.detail)}</small></th>'
-            f'<td class="value">{number}</td>'
-            f'<td class="marks">{scale}</td><td class="reading">{_text(metric.reading)}</td></tr>\n'
-        )
-    return (
-        '<section><div class="heading"><h2>Metrics</h2></div><div class="panel"><table>'
-        '<thead><tr><th scope="col">Metric</th><th scope="col">Value</th>'
-        '<th scope="col">Beside its yardsticks</th><th scope="col">How to read it</th></tr></thead>'
-        f'<tbody>{"".join(rows)}</tbody></table></div></section>'
+def _environment() -> jinja2.Environment:
+    """Jinja with the page's templates, in which everything that is filled in is text."""
+    folder = epath.Path(__file__).with_name('templates')
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(str(folder)),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
+    # Style and script stand in the page as they are; Jinja would take their braces for its own.
+    environment.globals['source_of'] = lambda name: (folder / name).read_text()
+    return environment
 
 
-def _text(value: Any) -> str:
-    """A value as text in which HTML sees no tags."""
-    return html.escape(str(value))
+def _facts(data: PageData, categories: Sequence[Category], heading: Heading) -> dict[str, Any]:
+    """What the page's script has to know from the start."""
+    listed = [Category(0, 'void', is_thing=False), *categories]
+    return {
+        'count': data.count,
+        'pairsOfAFile': page_files.PAIRS_OF_A_FILE,
+        'files': data.pair_files,
+        'scores': [[name, name in heading.lower_is_better] for name in data.scores],
+        'categories': {entry.id: [entry.name, entry.is_thing] for entry in listed},
+        'palette': ['#' + colour.tobytes().hex() for colour in category_lists.palette()],
+    }
+
+
+def _ruler_of(metric: Metric) -> Any:
+    """The metric on its scale; None if it was not measured."""
+    if metric.value is None:
+        return None
+    return ruler(metric.value, metric.yardsticks, metric.low, metric.high)

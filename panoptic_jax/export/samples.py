@@ -28,13 +28,9 @@ from panoptic_jax.data import geometry, instances
 from panoptic_jax.data.categories import things_of
 from panoptic_jax.data.example import Category
 from panoptic_jax.data.facts import CategoryList
-from panoptic_jax.export import coco, report, sample_list
-from panoptic_jax.export.cards import Pair
-from panoptic_jax.export.pairs import Pairs
+from panoptic_jax.export import coco, folder_page, report, sample_list
 from panoptic_jax.logs import json_lines
 from panoptic_jax.machine import files
-
-REPORT_PAIRS = 48  # a page shows no more pairs; each takes about 150 kB
 
 
 class Drawn(NamedTuple):
@@ -126,7 +122,7 @@ def write_page(
     folder: epath.Path,
     log: epath.PathLike,
     metrics: Sequence[report.Metric] = (),
-    notes: Sequence[str] | None = None,
+    scores: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
     """Writes report.html of a complete folder; a folder without maps has no pairs and gets no page.
 
@@ -134,7 +130,7 @@ def write_page(
       folder: The samples folder.
       log: The metrics.jsonl of the training, for the loss curve; may be missing.
       metrics: Rows of the page's table.
-      notes: A few words beside each of the first captions, as many as the page shows.
+      scores: {name: a number of each pair}, of which low ones are better; the page sorts by them.
     """
     # Only a model that draws maps leaves this file.
     if not (folder / 'panoptic.json').exists():
@@ -142,23 +138,10 @@ def write_page(
         return
     facts = read_json(folder, 'settings.json')
     entries = read_json(folder, 'captions.json')
-    # The page shows maps in the model's own resolution; the PNGs are larger.
-    pairs = Pairs(folder, map_side=facts['map_size'])
-    count = min(len(entries), REPORT_PAIRS)
-    notes = notes or [''] * count
-    shown = []
-    for index in range(count):
-        pair = Pair(
-            image=pairs.image(index),
-            category=pairs.ids(index),
-            caption=entries[index]['caption'],
-            note=notes[index],
-        )
-        shown.append(pair)
     weights = facts['weights']
     report.write_report(
         folder / 'report.html',
-        pairs=shown,
+        pairs=folder_page.pairs_of(folder, facts, scores or {}),
         categories=CategoryList.from_json(facts['categories']).entries,
         metrics=metrics,
         log_lines=json_lines.read(log),
@@ -171,6 +154,7 @@ def write_page(
                 'guidance': facts['sample']['guidance'],
                 'map': f'{facts["map_size"]} x {facts["map_size"]}',
             },
+            lower_is_better=tuple(scores or ()),
         ),
     )
     logging.info('Wrote %s.', folder / 'report.html')

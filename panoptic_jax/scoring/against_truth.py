@@ -10,7 +10,6 @@ from typing import NamedTuple
 from panoptic_jax.data import loader
 from panoptic_jax.data.manifest import Manifest
 from panoptic_jax.encoders.load import Autoencoder
-from panoptic_jax.export import samples
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.metrics import mcd
 from panoptic_jax.scoring import maps, scene_scores, segments
@@ -73,7 +72,7 @@ def score_areas(
     *,
     bins: int = mcd.BINS,
     interruption: Interruption = UNINTERRUPTED,
-) -> tuple[list[Score], list[str] | None, list[str]]:
+) -> tuple[list[Score], dict[str, list[float]], list[str]]:
     """The MCD; several processes share the pairs, and all of them have to call this function.
 
     Args:
@@ -83,12 +82,12 @@ def score_areas(
       interruption: Asked between pairs.
 
     Returns:
-      The score, if there is one; a few words for each pair of the page, or None; and the score's
-      name with the reason, if it is left out.
+      The score, if there is one; {its name: its value of each pair}; and its name with the
+      reason, if it is left out.
     """
     lacking = _lacking(folder, truth)
     if lacking:
-        return [], None, [f'MCD ({lacking})']
+        return [], {}, [f'MCD ({lacking})']
     score, distances = maps.score_mcd(
         folder,
         truth.owners.indices,
@@ -97,8 +96,7 @@ def score_areas(
         bins=bins,
         interruption=interruption,
     )
-    notes = [f'MCD {distance:.2f}' for distance in distances[: samples.REPORT_PAIRS]]
-    return [score], notes, []
+    return [score], {'MCD': [float(distance) for distance in distances]}, []
 
 
 def score_drawn_maps(folder: Folder, truth: Truth, interruption: Interruption) -> list[Score]:

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import logging
 from etils import epath
@@ -21,7 +21,7 @@ def write(
     folder: Folder,
     scores: Sequence[Score],
     *,
-    notes: Sequence[str] | None,
+    pair_scores: Mapping[str, Sequence[float]],
     left_out: Sequence[str],
 ) -> None:
     """Writes metrics.json, TensorBoard's file and the page, and prints the table.
@@ -30,7 +30,7 @@ def write(
       workdir: The run's folder.
       folder: What was scored; its suffix keeps the scores of several folders apart.
       scores: At least one.
-      notes: A few words beside each of the page's captions; None for none.
+      pair_scores: {name: a number of each pair, low for a good one} for the page; may be empty.
       left_out: What could not be scored and why.
 
     Raises:
@@ -58,7 +58,7 @@ def write(
     writer.close()
     if folder.is_own:
         metrics = [score.metric for score in scores]
-        samples.write_page(folder.path, workdir / 'metrics.jsonl', metrics, notes)
+        samples.write_page(folder.path, workdir / 'metrics.jsonl', metrics, pair_scores)
 
 
 def left_out_line(left_out: Sequence[str]) -> str:

@@ -66,9 +66,10 @@ def score_areas(path, data, **options):
 def test_perfect_maps_have_an_mcd_of_zero_whatever_their_ids(tmp_path, data, new_id):
     split, manifest = data
     path = write_folder(tmp_path / 'theirs', split, manifest.categories.entries, new_id=new_id)
-    (score,), notes, left_out = score_areas(path, data)
+    (score,), pair_scores, left_out = score_areas(path, data)
     assert score.metric.value == 0
-    assert (score.metric.name, notes, left_out) == ('MCD', ['MCD 0.00'] * len(split), [])
+    assert (score.metric.name, left_out) == ('MCD', [])
+    assert pair_scores == {'MCD': pytest.approx([0.0] * len(split), abs=1e-6)}
 
 
 def test_maps_of_other_names_are_refused(tmp_path, data):
@@ -89,7 +90,7 @@ def test_maps_that_were_given_have_no_mcd(tmp_path, data):
         new_id=int,
         settings=facts | {'map_size': 64},
     )
-    assert score_areas(path, data) == ([], None, ['MCD (the maps were given)'])
+    assert score_areas(path, data) == ([], {}, ['MCD (the maps were given)'])
     folder = folders.of_others(str(path), manifest.categories)
     assert folder.facts['weights'] == 'step 3'
     assert folder.ids(0).shape == (64, 64)
@@ -150,7 +151,7 @@ def score_of(value, name='FID'):
 def test_what_is_left_out_is_said_in_one_line(tmp_path, capsys):
     folder = folder_of(tmp_path / 'uvit' / 'samples', is_own=False)
     left_out = ['FID (no network)', 'MCD (no maps)']
-    results.write(tmp_path, folder, [score_of(4.5)], notes=None, left_out=left_out)
+    results.write(tmp_path, folder, [score_of(4.5)], pair_scores={}, left_out=left_out)
     assert capsys.readouterr().out.splitlines()[1:] == [
         'Left out: FID (no network); MCD (no maps).'
     ]
@@ -165,7 +166,7 @@ def test_scores_of_another_folder_of_the_name_are_not_replaced_silently(tmp_path
     for base in ('a', 'b', 'b'):
         caplog.clear()
         folder = folder_of(tmp_path / base / 'uvit' / 'samples', is_own=False)
-        results.write(tmp_path, folder, [score_of(4.5)], notes=None, left_out=[])
+        results.write(tmp_path, folder, [score_of(4.5)], pair_scores={}, left_out=[])
         said.append([line for line in caplog.messages if 'which are replaced' in line])
     assert [len(lines) for lines in said] == [0, 1, 0]
     assert f'the scores of {tmp_path}/a/uvit/samples, which' in said[1][0]
@@ -175,7 +176,7 @@ def test_scores_of_another_folder_of_the_name_are_not_replaced_silently(tmp_path
 def test_a_score_that_is_not_finite_is_not_written(tmp_path, value):
     folder = folder_of(tmp_path / 'samples', is_own=False)
     with pytest.raises(ValueError, match=r'FID of 3 images is (nan|-?inf), which is no score'):
-        results.write(tmp_path, folder, [score_of(value)], notes=None, left_out=[])
+        results.write(tmp_path, folder, [score_of(value)], pair_scores={}, left_out=[])
     assert not [*tmp_path.glob('metrics*')]
 
 
