@@ -34,7 +34,7 @@ class PagePair(NamedTuple):
     Attributes:
       id: A short name for readers, such as the number of the pair.
       caption: What both were generated from.
-      image: The path of a picture file relative to the page, with / between its parts; or the
+      image: A picture, shown as a square: the path of its file relative to the page, with / between its parts; or the
         content of one (PNG, JPEG, WebP), which costs the page's data as much.
       category: (h, w) uint8 ids, 0 for void, best in the model's resolution.
       instance: (h, w) numbers of the things from 1, 0 for stuff; None where each category is one

@@ -5,7 +5,6 @@
 
 import base64
 import html.parser
-import io
 import json
 import re
 import tracemalloc
@@ -14,10 +13,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from etils import epath
-from page_pairs import CAPTION, CATEGORIES, pair_of, png, write
-from PIL import Image
+from page_pairs import CAPTION, pair_of, png, write
 
-from panoptic_jax.export import page_files, page_pair, report
+from panoptic_jax.export import page_pair, report
 from panoptic_jax.export.loss_curve import loss_curve
 from panoptic_jax.export.ruler import ruler
 
@@ -315,9 +313,3 @@ def test_ruler_names_marks_that_would_overlap_in_separate_rows(drawn_ruler):
 
 def test_ruler_draws_a_value_outside_at_its_end():
     assert ruler(9.0, {}, 0.0, 2.0).place == 1
-
-
-def test_data_files_of_a_page_have_names_of_their_own():
-    assert page_files.folder_of(epath.Path('runs/a/report.html')).name == 'report'
-    assert Image.open(io.BytesIO(png(0))).size == (16, 16)
-    assert {category.id for category in CATEGORIES} == {1, 92}

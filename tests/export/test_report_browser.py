@@ -299,8 +299,7 @@ def test_scores_and_curve_have_tabs(open_page):
     assert open_page('many').locator('[role=tab]:visible').count() == 2
 
 
-@pytest.mark.parametrize('width', [320, 360, 390])
-@pytest.mark.parametrize('scheme', ['light', 'dark'])
+@pytest.mark.parametrize(('width', 'scheme'), [(320, 'light'), (360, 'dark'), (390, 'light')])
 def test_phones_show_everything_without_scrolling_sideways(open_page, width, scheme):
     page = open_page('few', width, 800, has_touch=True, is_mobile=True, color_scheme=scheme)
     for tab in ('accepted', 'rejected', 'scores', 'training'):

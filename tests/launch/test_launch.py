@@ -104,6 +104,15 @@ def test_quickstart_takes_the_folder_that_its_arguments_name(clone):
     assert page.read_text() == 'page of runs/quickstart/mine\n'
 
 
+def test_quickstart_leaves_a_page_with_data_beside_it_where_it_is(clone):
+    folder = clone / 'runs' / 'quickstart' / 'samples'
+    (folder / 'report').mkdir(parents=True)
+    done, _ = run(clone, 'launch/quickstart.sh')
+    assert done.returncode == 0, done.stderr
+    assert str(folder / 'report.html') in done.stdout.splitlines()[-1]
+    assert not (folder.parent / 'report.html').exists()
+
+
 def test_quickstart_leaves_the_platform_to_the_user(clone):
     _, calls = run(clone, 'launch/quickstart.sh', JAX_PLATFORMS='cuda')
     assert all(call.startswith('JAX_PLATFORMS=cuda ') for call in calls if '--mode=' in call)
@@ -152,10 +161,22 @@ def test_tests_are_linted_and_run_with_the_arguments_given(clone):
     assert commands[2].endswith(' tests/test_a.py -k one or two')
 
 
-def test_ci_runs_the_test_script(clone):
-    done, calls = run(clone, '.ci/run', CI='true')
+@pytest.mark.parametrize('installed', ['chromium', 'apt-get', 'nothing'])
+def test_ci_runs_the_test_script_with_a_browser_if_it_can(clone, installed):
+    tools = clone / 'bin'
+    tools.mkdir()
+    for tool in ('bash', 'cat', 'cksum', 'dirname', 'timeout'):
+        (tools / tool).symlink_to(shutil.which(tool))
+    (tools / installed).write_text('#!/bin/bash\necho "apt-get $*" >>"$CALLS"\n')
+    (tools / installed).chmod(0o755)
+    done, calls = run(clone, '.ci/run', CI='true', PATH=str(tools))
     assert done.returncode == 0, done.stderr
     assert ' -m pytest ' in calls[-1]
+    asked = [call for call in calls if call.startswith('apt-get ')]
+    assert [call.split()[-1] for call in asked] == (
+        ['update', 'chromium'] if installed == 'apt-get' else []
+    )
+    assert ('not tried in a browser' in done.stdout) == (installed == 'nothing')
 
 
 def fake_pythons(folder, version):
