@@ -34,8 +34,8 @@ class PagePair(NamedTuple):
     Attributes:
       id: A short name for readers, such as the number of the pair.
       caption: What both were generated from.
-      image: A picture, shown as a square: the path of its file relative to the page, with / between its parts; or the
-        content of one (PNG, JPEG, WebP), which costs the page's data as much.
+      image: The path of a picture file relative to the page, with / between its parts; or the
+        content of one (PNG, JPEG, WebP), which costs the page's data as much. Shown as a square.
       category: (h, w) uint8 ids, 0 for void, best in the model's resolution.
       instance: (h, w) numbers of the things from 1, 0 for stuff; None where each category is one
         segment.

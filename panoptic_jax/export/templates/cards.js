@@ -44,7 +44,7 @@ const cards = (() => {
       const slider = this.find('.wipe');
       slider.setAttribute('aria-label', `Image and map: ${row.caption}`);
       this.wipe(cards.value);
-      slider.addEventListener('input', () => this.wipe(slider.value));
+      slider.addEventListener('input', () => this.wipe(+slider.value));
       slider.addEventListener('keydown', (event) => this.key(event));
       this.listen(this.find('.frame'));
       this.numbers();
@@ -62,7 +62,9 @@ const cards = (() => {
     wipe(value) {
       this.find('.wipe').value = value;
       this.find('.wipe').setAttribute('aria-valuetext', `${value} % image, ${100 - value} % map`);
-      this.root.style.setProperty('--wipe', value);
+      // The line stays over the middle of the slider's knob, but at the ends nothing is left over.
+      const between = `calc(var(--knob) / 2 + (100% - var(--knob)) * ${value / 100})`;
+      this.root.style.setProperty('--wipe', value % 100 ? between : `${value}%`);
     }
 
     async fill() {

@@ -93,7 +93,7 @@
     number.addEventListener('change', () => turn(number.value - 1 - state.page));
   }
 
-  // --- Search, sort, slider.
+  // --- Search, sort, view.
 
   let waiting;
   find('search').addEventListener('input', () => {
@@ -121,14 +121,15 @@
     find_pairs();
   };
 
-  find('blend').addEventListener('input', () => {
-    cards.value = find('blend').value;
+  const show_view = () => {
+    const { value } = document.querySelector('[name=view]:checked');
+    find('pairs').classList.toggle('apart', value === 'apart');
+    if (value !== 'apart') cards.value = +value;
     for (const card of inGrid.values()) card.wipe(cards.value);
-  });
-  find('apart').addEventListener('click', () => {
-    const apart = find('pairs').classList.toggle('apart');
-    find('apart').setAttribute('aria-pressed', apart);
-  });
+  };
+  for (const view of document.querySelectorAll('[name=view]')) {
+    view.addEventListener('change', show_view);
+  }
 
   // --- The legend, which filters.
 
@@ -209,7 +210,7 @@
   document.addEventListener('keydown', (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || find('pairs').hidden) return;
     // Letters that somebody types are no commands.
-    if (event.target.matches('select, input:not([type=range])')) return;
+    if (event.target.matches('select, input:not([type=range], [type=radio])')) return;
     if (event.key === '/') find('search').focus();
     else if (event.key === '[') turn(-1);
     else if (event.key === ']') turn(1);
@@ -223,5 +224,7 @@
     find(id).querySelector('.count').textContent = count.toLocaleString('en');
   }
   find('tab-rejected').hidden = !rejected;
+  // A browser may remember what a reader chose before.
+  show_view();
   open_tab(tabs[0]);
 })();
