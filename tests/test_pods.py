@@ -326,7 +326,7 @@ def test_two_processes_score_as_one(runs):
     assert {'MCD', 'MCD/chance', 'CLIP score', 'CMMD', 'thing_recall_map'} <= two.keys()
     assert two == one
     page = (runs.scored('pods') / 'samples' / 'report.html').read_text()
-    assert f'{two["MCD"]["value"]:.2f}' in page
+    assert f'{two["MCD"]["value"]:.3f}' in page
 
 
 @pytest.mark.parametrize('place', ['features', 'data/reference'])

@@ -3,6 +3,7 @@
 import shutil
 import time
 
+import numpy as np
 import pytest
 from page_pairs import CAPTION, pair_of, png, write
 
@@ -201,6 +202,18 @@ def test_legend_filters_by_category(open_page):
     assert found(page, '0 of 18 pairs') == []
     page.click('#legend button:has-text("void")')
     found(page, '14 of 18 pairs')
+
+
+def test_long_legends_are_cut_short(open_page, pages):
+    """Of 32 categories; those that no list names are shown by number."""
+    category = np.arange(64, dtype=np.uint8).reshape(8, 8) // 2
+    write(pages / 'colourful.html', [pair_of(0, category=category, instance=None)])
+    page = open_page('colourful')
+    assert page.locator(f'{FIRST} .chips li').last.inner_text() == '24 more'
+    legend = page.locator('#legend button:visible')
+    assert (legend.count(), legend.last.inner_text()) == (25, '8 more')
+    legend.last.click()
+    assert (legend.count(), ' '.join(legend.last.inner_text().split())) == (32, 'id 31 1')
 
 
 def test_sort_by_any_score_shows_the_worst_first(open_page):
