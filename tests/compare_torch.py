@@ -1,15 +1,17 @@
 """Our speed on this CPU beside plain PyTorch's, in one run: a measurement, not a test.
 
-    python tests/compare_torch.py [--batch=4] [--rounds=7] [--cores=2]
+    python tests/compare_torch.py [--model=one_stream] [--batch=4] [--rounds=7] [--cores=2]
 
-Both have the same one-stream S weights and the same drawn inputs, and must report the same losses
-and predictions before anything is timed. Then they take turns on the same cores: a train step
-(Algorithm 1's losses, gradients, AdamW, average) and a guided network evaluation. Each round's
-processor time counts, since other jobs may take the cores away. OpenMP's threads sleep while they
-wait: spinning would count against PyTorch.
+Both have the same weights of size S and the same drawn inputs, and must report the same losses and
+predictions before anything is timed. Then they take turns on the same cores: a guided network
+evaluation, and a train step (Algorithm 1's losses, gradients, AdamW, average). With `--compile`
+PyTorch's own compiler takes part, where it runs. Each round's processor time counts, since other
+jobs may take the cores away. OpenMP's threads sleep while they wait: spinning would count against
+PyTorch.
 """
 
 import argparse
+import copy
 import functools
 import os
 import time
@@ -37,7 +39,8 @@ RATE, BETAS, DECAY, EMA = 2e-4, (0.9, 0.9), 0.03, 0.9999
 
 
 def channels_first(array):
-    return torch.tensor(np.asarray(array).transpose(0, 3, 1, 2))
+    # PyTorch takes no views that run backwards.
+    return torch.tensor(np.ascontiguousarray(np.asarray(array).transpose(0, 3, 1, 2)))
 
 
 def in_their_order(inputs):
@@ -88,7 +91,7 @@ def torch_train_step(model, average, optimizer, inputs):
     return [value.item() for value in losses]
 
 
-def train_pair(reference, params, model, batch_size):
+def train_step_of(reference, params, model, batch_size):
     """{name: function that takes one step and returns its losses}."""
     inputs = draw(batch_size)
     recipe = train_step.Recipe(
@@ -130,18 +133,18 @@ def train_pair(reference, params, model, batch_size):
         return [float(totals[name]) for name in ('loss_image', 'loss_map')]
 
     theirs_inputs = in_their_order(inputs)
-    theirs_optimizer = torch.optim.AdamW(
-        reference.parameters(), RATE, BETAS, eps=1e-8, weight_decay=DECAY
-    )
-    average = [value.detach().clone() for value in reference.parameters()]
 
-    def theirs():
-        return torch_train_step(reference, average, theirs_optimizer, theirs_inputs)
+    def contender(network):
+        theirs_optimizer = torch.optim.AdamW(
+            network.parameters(), RATE, BETAS, eps=1e-8, weight_decay=DECAY
+        )
+        average = [value.detach().clone() for value in network.parameters()]
+        return lambda: torch_train_step(network, average, theirs_optimizer, theirs_inputs)
 
-    return {'ours': ours, 'PyTorch': theirs}
+    return {'ours': ours} | {name: contender(network) for name, network in reference.items()}
 
 
-def sample_pair(reference, params, model, batch_size):
+def evaluation_of(reference, params, model, batch_size):
     """The same for one guided network evaluation of `batch_size` pairs."""
     inputs = draw(batch_size)
     empty = np.zeros((77, 768), np.float32)
@@ -167,11 +170,12 @@ def sample_pair(reference, params, model, batch_size):
     times = torch.tensor(np.concatenate([t, t]))
 
     @torch.no_grad()
-    def theirs():
-        outputs = [output.chunk(2) for output in reference(*both, texts, times)]
+    def theirs(network):
+        outputs = [output.chunk(2) for output in network(*both, texts, times)]
         return [conditional + (conditional - empty) for conditional, empty in outputs]
 
-    return {'ours': ours, 'PyTorch': theirs}
+    contenders = {name: functools.partial(theirs, net) for name, net in reference.items()}
+    return {'ours': ours} | contenders
 
 
 def race(name, functions, images, flops, rounds):
@@ -188,16 +192,18 @@ def race(name, functions, images, flops, rounds):
         used, seconds = np.median(both, axis=0)
         share = flops / seconds / peak
         print(
-            f'{name:20} {who:8} {used:7.3f} s of processors, {images / seconds:7.3f} images/s  '
+            f'{name:20} {who:16} {used:7.3f} s of processors, {images / seconds:7.3f} images/s  '
             f'{share:.0%} of the matmul peak'
         )
     used = {who: np.array(both)[:, 0] for who, both in taken.items()}
-    least, median, most = np.quantile(used['PyTorch'] / used['ours'], (0, 0.5, 1))
-    print(
-        f'{name:20} PyTorch / ours, processor time: {least:.2f} .. {median:.2f} .. {most:.2f}  '
-        f'(peak {peak / 1e9:.0f} GFLOP/s)',
-        flush=True,
-    )
+    ours = used.pop('ours')
+    for who, theirs in used.items():
+        least, median, most = np.quantile(theirs / ours, (0, 0.5, 1))
+        print(
+            f'{name:20} {who} / ours, processor time: {least:.2f} .. {median:.2f} .. {most:.2f}  '
+            f'(peak {peak / 1e9:.0f} GFLOP/s)',
+            flush=True,
+        )
 
 
 def processor():
@@ -207,62 +213,69 @@ def processor():
     return names[0] if names else 'unknown'
 
 
+def both_networks(kind):
+    """(PyTorch's network, ours, our parameters with its weights, operations of a pair)."""
+    reference = torch_pdm.random_pdm(kind)
+    shape = {'latent_shape': (32, 32, 4), 'text_tokens': 77, 'map_channels': NUM_BITS}
+    # Their zero-convs have a bias.
+    shape |= uvit.SIZES['S'] | {'zero_conv_bias': kind == 'two_stream'}
+    model = build.build(kind, forms=for_mesh(sharding.make_mesh()), **shape)
+    plain = build.build(kind, **shape)
+    arrays = build.example_inputs(
+        latent_shape=(32, 32, 4),
+        patch_factor=2,
+        text_shape=(77, 768),
+        map_channels=NUM_BITS,
+        batch_size=1,
+    )
+    shapes = build.abstract_parameters(model, arrays)
+    flops = build.matmul_flops(plain.apply, {'params': shapes}, *arrays)
+    wanted = {path: leaf.shape for path, leaf in flatten_dict(shapes, sep='/').items()}
+    tensors = {name: value.numpy() for name, value in reference.state_dict().items()}
+    depth = uvit.SIZES['S']['depth']
+    found = foreign_names.translate(tensors, wanted, depth=depth, map_channels=NUM_BITS)
+    params = jax.device_put(unflatten_dict(found.params, sep='/'))
+    # An embedding that their code never calls would only burden their optimiser.
+    del reference.mask_embed_0
+    return reference, model, params, flops
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--model', choices=['one_stream', 'two_stream'], default='one_stream')
     parser.add_argument('--batch', type=int, default=4)
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--cores', type=int, default=os.cpu_count())
+    parser.add_argument('--compile', action='store_true')
     chosen = parser.parse_args()
     # Before JAX counts the cores for its threads.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: chosen.cores])
     torch.set_num_threads(chosen.cores)
     print(f'{chosen.cores} cores of {processor()}; JAX {jax.__version__}, {torch.__version__=}')
 
-    reference = torch_pdm.random_pdm('one_stream')
-    model = build.build(
-        'one_stream',
-        latent_shape=(32, 32, 4),
-        text_tokens=77,
-        map_channels=NUM_BITS,
-        forms=for_mesh(sharding.make_mesh()),
-        **uvit.SIZES['S'],
-    )
-    arrays = build.example_inputs(
-        latent_shape=(32, 32, 4),
-        patch_factor=2,
-        text_shape=(77, 768),
-        map_channels=NUM_BITS,
-        batch_size=chosen.batch,
-    )
-    shapes = build.abstract_parameters(model, arrays)
-    wanted = {path: leaf.shape for path, leaf in flatten_dict(shapes, sep='/').items()}
-    tensors = {name: value.numpy() for name, value in reference.state_dict().items()}
-    found = foreign_names.translate(
-        tensors, wanted, depth=uvit.SIZES['S']['depth'], map_channels=NUM_BITS
-    )
-    plain = build.build(
-        'one_stream',
-        latent_shape=(32, 32, 4),
-        text_tokens=77,
-        map_channels=NUM_BITS,
-        **uvit.SIZES['S'],
-    )
-    flops = build.matmul_flops(plain.apply, {'params': shapes}, *arrays)
-    params = jax.device_put(unflatten_dict(found.params, sep='/'))
-    # An embedding that their code never calls would only burden their optimiser.
-    del reference.mask_embed_0
+    reference, model, params, flops = both_networks(chosen.model)
+    theirs = {'PyTorch': reference}
+    if chosen.compile:
+        theirs['PyTorch compiled'] = torch.compile(copy.deepcopy(reference))
 
-    pair = sample_pair(reference, params, model, chosen.batch)
-    for ours, theirs in zip(pair['ours'](), pair['PyTorch'](), strict=True):
-        assert_close(ours, theirs.permute(0, 2, 3, 1))
-    race('network evaluation', pair, chosen.batch, 2 * flops, chosen.rounds)
+    functions = evaluation_of(theirs, params, model, chosen.batch)
+    image, bits = functions['ours']()
+    for name in theirs:
+        their_image, their_bits = functions[name]()
+        assert_close(image, their_image.permute(0, 2, 3, 1))
+        # They write a map's last bit first.
+        assert_close(bits[..., ::-1], their_bits.permute(0, 2, 3, 1))
+    race('network evaluation', functions, chosen.batch, 2 * chosen.batch * flops, chosen.rounds)
 
-    pair = train_pair(reference.train(), params, model, chosen.batch)
+    for network in theirs.values():
+        network.train()
+    functions = train_step_of(theirs, params, model, chosen.batch)
     for _ in range(2):  # the second step's losses depend on the first's gradients and optimiser
-        found = {who: step() for who, step in pair.items()}
+        found = {who: step() for who, step in functions.items()}
         print('losses', found)
-        np.testing.assert_allclose(found['ours'], found['PyTorch'], rtol=1e-3)
-    race('train step', pair, chosen.batch, 3 * flops, chosen.rounds)
+        for losses in found.values():
+            np.testing.assert_allclose(losses, found['ours'], rtol=1e-3)
+    race('train step', functions, chosen.batch, 3 * chosen.batch * flops, chosen.rounds)
 
 
 if __name__ == '__main__':

@@ -39,3 +39,33 @@ def test_bias_gradient_is_summed_in_float32():
     (found,) = pull_back(rows)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, np.float32(rows).sum(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(('size', 'features'), [(64, 128), (256, 256), (256, 512), (512, 256)])
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_product_of_rows_has_the_gradients_of_the_plain_product(size, features, dtype):
+    rng = np.random.default_rng(size)
+    array = jnp.asarray(rng.normal(size=(3, 50, size)), dtype)
+    kernel = jnp.asarray(rng.normal(size=(size, features)) / size, dtype)
+    gradient = jnp.asarray(rng.normal(size=(3, 50, features)), dtype)
+    expected, their_pull = jax.vjp(jnp.matmul, array, kernel)
+    found, our_pull = jax.vjp(forms.product_of_rows, array, kernel)
+    pairs = [(found, expected), *zip(our_pull(gradient), their_pull(gradient), strict=True)]
+    for ours, theirs in pairs:
+        assert ours.dtype == theirs.dtype
+        tolerance = 1e-5 if dtype == jnp.float32 else 1e-2
+        error = jnp.abs(ours - theirs).max() / jnp.abs(theirs).max()
+        assert error < tolerance
+
+
+def test_rows_are_written_anew_where_it_pays():
+    """Reading down columns far apart is what the kernel's gradient avoids, and only there."""
+
+    def barriers(size, features):
+        array, kernel = jnp.zeros((8, size)), jnp.zeros((size, features))
+        gradients = jax.grad(lambda *inputs: forms.product_of_rows(*inputs).sum(), argnums=(0, 1))
+        return str(jax.make_jaxpr(gradients)(array, kernel)).count('optimization_barrier')
+
+    assert barriers(512, 2048) == 1
+    assert barriers(2048, 512) == 0
+    assert barriers(128, 512) == 0
