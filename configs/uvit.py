@@ -21,16 +21,16 @@ import ml_collections
 
 from panoptic_jax import config as settings
 from panoptic_jax import recipes
-from panoptic_jax.models import uvit
+from panoptic_jax.models import names
 
 
 def get_config(text: str = '') -> ml_collections.ConfigDict:
     """The recipe of Bao et al. 2023: AdamW at 2e-4, batches of 256, a million steps."""
-    arguments = recipes.arguments(text, size=tuple(uvit.SIZES), encoders=recipes.ENCODERS)
+    arguments = recipes.arguments(text, size=tuple(names.SIZES), encoders=recipes.ENCODERS)
     config = settings.default()
     config.workdir = 'runs/uvit'
     recipes.use_coco(config, arguments.pop('encoders'))
     config.model.name = 'uvit'
-    config.model.update(uvit.SIZES[arguments['size']])
+    config.model.update(names.SIZES[arguments['size']])
     config.lock()
     return config

@@ -13,8 +13,7 @@ import ml_collections
 
 from panoptic_jax.command import combinations, fields
 from panoptic_jax.command import paths as typed_paths
-from panoptic_jax.diffusion.streams import NAMES
-from panoptic_jax.diffusion.times import Shares
+from panoptic_jax.diffusion.names import NAMES
 from panoptic_jax.logs import environment
 
 
@@ -210,6 +209,9 @@ def source(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def recipe(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """How a model is trained, for `train_step.Recipe`."""
+    # Where it is used: --help and a misspelt setting need this module, but no JAX.
+    from panoptic_jax.diffusion.times import Shares
+
     names = (
         'seed', 'steps', 'batch_size', 'microbatches', 'optimizer', 'learning_rate', 'warmup_steps',
         'cooldown', 'weight_decay', 'betas', 'ema_decay', 'text_dropout',

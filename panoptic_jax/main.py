@@ -9,6 +9,7 @@ exit code. What a mode does is in the module of its name; `config.py` explains t
 
 import contextlib
 import functools
+import importlib
 import os
 import signal
 import sys
@@ -75,37 +76,48 @@ def run_mode(
     with contextlib.ExitStack() as stack:
         if interruption is None:
             interruption = stack.enter_context(Interruption())
-        # Imported after the flags are parsed, since --help and a misspelt field need no JAX.
-        from panoptic_jax.logs import progress
-        from panoptic_jax.machine import hosts
-
         _set_up_logs()
         try:
             interruption.leave_if_asked()
             return _run(mode, config, workdir, interruption=interruption, **options)
         except Interrupted as reason:
-            progress.say(str(reason))
-            hosts.leave_together()
-            return RUN_AGAIN
+            return _stopped(reason)
         except KeyboardInterrupt:
             goes_on = '; the same command goes on' if mode in _GO_ON else ''
             return _failed(f'interrupted{goes_on}', code=_CTRL_C)
         except BaseException as error:
             if sentence := _sentence(error):
                 return _failed(f'error: {sentence}')
-            hosts.leave_failed_job(traceback.format_exc())
+            _leave_failed_job(message=traceback.format_exc())
             raise
+
+
+def _stopped(reason):
+    """Says that SIGTERM ended the mode, and leaves the job with it; returns the exit code."""
+    from panoptic_jax.logs import progress
+    from panoptic_jax.machine import hosts
+
+    progress.say(str(reason))
+    hosts.leave_together()
+    return RUN_AGAIN
 
 
 def _failed(sentence, code=1):
     """Says why the mode ends, and ends it; returns the exit code."""
     from panoptic_jax.logs import progress
-    from panoptic_jax.machine import hosts
 
     logging.debug('Where it happened:', exc_info=True)
     progress.say(sentence)
-    hosts.leave_failed_job(code=code)
+    _leave_failed_job(code=code)
     return code
+
+
+def _leave_failed_job(**arguments):
+    # Without JAX this process has not joined any job, and a refusal need not load it.
+    if 'jax' in sys.modules:
+        from panoptic_jax.machine import hosts
+
+        hosts.leave_failed_job(**arguments)
 
 
 def _sentence(error):
@@ -148,7 +160,6 @@ def _run(mode, config, workdir, *, interruption, **options):
     """Checks what can be checked at once, joins the job and calls the mode."""
     from panoptic_jax import config as settings
     from panoptic_jax.command import paths
-    from panoptic_jax.machine import files, hosts
 
     settings.check(config)
     config = settings.with_home(config)
@@ -159,6 +170,9 @@ def _run(mode, config, workdir, *, interruption, **options):
         paths.require_folder(workdir, 'The workdir', writes=True)
     if mode in _GO_ON:
         options['interruption'] = interruption
+    # Only here: JAX takes a second of processor time, which no refusal above has to wait for.
+    from panoptic_jax.machine import files, hosts
+
     _hear_sigterm(mode, interruption)
     # A plan is made on one machine, also inside a job of several.
     if mode != 'plan':
@@ -167,9 +181,7 @@ def _run(mode, config, workdir, *, interruption, **options):
         _hear_sigterm(mode, interruption)
     files.connect(workdir, *settings.paths(config))
     if mode == 'prepare':
-        from panoptic_jax import prepare
-
-        prepare.prepare(config, **options)
+        _function_of(mode)(config, **options)
         return 0
     if mode == 'train':
         paths.require_start(config.init_weights, workdir, network=config.model.name)
@@ -204,15 +216,6 @@ def _run_in(workdir, mode, config, options):
     """Calls a mode that works in the workdir."""
     import jax
 
-    from panoptic_jax import (
-        benchmark,
-        evaluate,
-        export_weights,
-        import_weights,
-        plan,
-        sample,
-        train,
-    )
     from panoptic_jax.logs import environment
     from panoptic_jax.machine import memory
 
@@ -220,23 +223,19 @@ def _run_in(workdir, mode, config, options):
     # A plan is of other devices. It starts those that it wants itself.
     if mode != 'plan' and jax.default_backend() == 'cpu':
         memory.keep_freed()
-    if mode == 'train':
-        return 0 if train.train(config, workdir, **options) else RUN_AGAIN
-    modes = {
-        'sample': sample.sample,
-        'evaluate': evaluate.evaluate,
-        'export': export_weights.export_weights,
-        'import': import_weights.import_weights,
-        'plan': plan.plan,
-        'benchmark': benchmark.benchmark,
-    }
-    modes[mode](config, workdir, **options)
-    return 0
+    is_complete = _function_of(mode)(config, workdir, **options)
+    return RUN_AGAIN if mode == 'train' and not is_complete else 0
+
+
+def _function_of(mode):
+    """The function that is a mode. Module and function have one name; no other mode is loaded."""
+    name = {'export': 'export_weights', 'import': 'import_weights'}.get(mode, mode)
+    return getattr(importlib.import_module(f'panoptic_jax.{name}'), name)
 
 
 def run() -> None:
     """Runs the command line and exits; `pyproject.toml` makes it the command `panoptic-jax`."""
-    # Opened before the config is loaded, which imports JAX: that takes seconds.
+    # Opened before anything is loaded, which takes seconds.
     with Interruption() as interruption:
         try:
             command = functools.partial(main, interruption=interruption)

@@ -4,10 +4,10 @@ from typing import Any
 
 import ml_collections
 
-from panoptic_jax.models import uvit
+from panoptic_jax.models import names
 
 ENCODERS = ('paper', 'light')
-SIZES = tuple(uvit.SIZES)
+SIZES = tuple(names.SIZES)
 _TRUTHS = {'0': False, '1': True}
 _IN_WORDS = {bool: '1 or 0', int: 'a whole number', float: 'a number', str: 'a text'}
 
@@ -61,7 +61,7 @@ def use_pdm(config: ml_collections.ConfigDict, name: str, text: str) -> None:
     config.map.noise_std = variant.pop('map_noise')
     config.map.prediction = variant.pop('map_prediction')
     config.model.name = name
-    config.model.update(uvit.SIZES[variant.pop('size')], **variant)
+    config.model.update(names.SIZES[variant.pop('size')], **variant)
 
 
 def use_joint(config: ml_collections.ConfigDict, size: str, *, instances: bool) -> None:
@@ -69,7 +69,7 @@ def use_joint(config: ml_collections.ConfigDict, size: str, *, instances: bool) 
 
     Args:
       config: The config to change.
-      size: A name of `uvit.SIZES`, or '' where the config sets the sizes itself.
+      size: A name of `names.SIZES`, or '' where the config sets the sizes itself.
       instances: Whether maps hold a code for each thing.
     """
     model = config.model
@@ -77,7 +77,7 @@ def use_joint(config: ml_collections.ConfigDict, size: str, *, instances: bool) 
     model.separate_times = True
     model.instance_bits = 8 if instances else 0
     if size:
-        model.update(uvit.SIZES[size])
+        model.update(names.SIZES[size])
     config.optimizer = 'muon'
     config.betas = (0.9, 0.99)
     # Noise prediction would decide colour and layout by an error that is magnified 214 times.

@@ -26,7 +26,7 @@ KNOW_ONLY = {
     'metrics': {'machine'},
     'planning': {'machine'},
     # It knows the names of networks and predictions, and explains what disks refuse.
-    'command': {'machine', 'models.build', 'diffusion.streams', 'logs.environment'},
+    'command': {'machine', 'models.names', 'diffusion.names', 'logs.environment'},
     'data': {'machine', 'logs', 'diffusion.bits'},
     'encoders': {'data'},
     'export': {'data', 'machine', 'logs'},

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from panoptic_jax.command import fields
-from panoptic_jax.models import build
+from panoptic_jax.models import names
 
 _LATENT_SIDE = 32
 
@@ -68,7 +68,7 @@ def _check_sizes(values: Mapping[str, Any]) -> None:
 def _check_maps(values: Mapping[str, Any]) -> None:
     """What the network does with maps, and what it says of them."""
     name = values['model.name']
-    has_map = build.has_map(name)
+    has_map = names.has_map(name)
     gives, hides = values['model.given_map'], values['model.zero_map_input']
     _require(
         not gives or (has_map and not hides and name != 'joint'),

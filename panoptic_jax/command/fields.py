@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from panoptic_jax.command import kinds
-from panoptic_jax.diffusion.streams import PREDICTIONS
-from panoptic_jax.models import build
+from panoptic_jax.diffusion.names import PREDICTIONS
+from panoptic_jax.models import names
 
 _STEPS = 2**31 - 1  # the optimiser counts them in 32 bits
 _IMAGES = 10**9
@@ -73,7 +73,7 @@ _DATA = {
     'workers': kinds.whole(0, 1024),
 }
 _MODEL = {
-    'name': kinds.choice(build.NAMES),
+    'name': kinds.choice(names.NAMES),
     'hidden_size': kinds.whole(1, _SIZE),
     'depth': kinds.whole(1, 10_000),
     'num_heads': kinds.whole(1, _SIZE),

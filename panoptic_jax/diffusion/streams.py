@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 
-NAMES = ('image', 'map')  # the order of streams wherever they are columns
-PREDICTIONS = ('noise', 'data', 'velocity')
+# Handed on: who works with streams need not know where they lie.
+from panoptic_jax.diffusion.names import NAMES as NAMES
+from panoptic_jax.diffusion.names import PREDICTIONS as PREDICTIONS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 from absl import logging
 from etils import epath
 
@@ -39,6 +38,9 @@ def record(workdir: str, settings: Mapping[str, Any]) -> None:
       workdir: The run's folder; made if missing.
       settings: The whole config as nested dicts, JSON-able.
     """
+    # Where it is used: `flat` serves --help and refusals, which need no JAX.
+    import jax
+
     if jax.process_index():
         return
     folder = epath.Path(workdir)
@@ -79,6 +81,8 @@ def keep_compiled(workdir: str) -> None:
     The same command then starts at once, after a preemption or as another mode. Call it before
     anything is compiled. `JAX_COMPILATION_CACHE_DIR` names another folder.
     """
+    import jax
+
     # JAX reads the variable itself.
     if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
         folder = epath.Path(workdir) / 'compiled'

@@ -19,12 +19,6 @@ from panoptic_jax.models.one_stream import OneStream
 from panoptic_jax.models.uvit import UViT
 
 _OF_STREAMS = {'one_stream': OneStream, 'two_stream': two_stream.TwoStream}
-NAMES = ('uvit', *_OF_STREAMS, 'joint')
-
-
-def has_map(name: str) -> bool:
-    """Whether a model of this name reads a map; the plain U-ViT does not."""
-    return name != 'uvit'
 
 
 def build(

@@ -1,4 +1,4 @@
-"""U-ViT (Bao et al. 2023): block, image stream and size table; the backbone of both PDMs.
+"""U-ViT (Bao et al. 2023): block and image stream; the backbone of both PDMs.
 
 Networks know nothing of noise schedules, guidance or bits: they map arrays to arrays. Tokens are
 (B, tokens, hidden_size) throughout; images and maps are channels-last.
@@ -15,14 +15,8 @@ import jax.numpy as jnp
 from panoptic_jax.models.forms import PLAIN, Forms
 from panoptic_jax.models.layers import Dense
 
-# The published U-ViTs, all with latent patches of 2x2 and an MLP of four times the hidden size.
-SIZES = {
-    'S': {'hidden_size': 512, 'depth': 12, 'num_heads': 8},
-    'S-deep': {'hidden_size': 512, 'depth': 16, 'num_heads': 8},
-    'M': {'hidden_size': 768, 'depth': 16, 'num_heads': 12},
-    'L': {'hidden_size': 1024, 'depth': 20, 'num_heads': 16},
-    'H': {'hidden_size': 1152, 'depth': 28, 'num_heads': 16},
-}
+# Handed on, since sizes are those of a U-ViT.
+from panoptic_jax.models.names import SIZES as SIZES
 
 LAYER_NORM_EPSILON = 1e-5  # PyTorch's
 normal_init = nn.initializers.normal(0.02)

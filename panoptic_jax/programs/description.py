@@ -16,7 +16,7 @@ from panoptic_jax.data import categories
 from panoptic_jax.data.facts import AutoencoderFacts, CategoryList, TextFacts
 from panoptic_jax.data.manifest import Manifest
 from panoptic_jax.diffusion import bits, streams
-from panoptic_jax.models import build
+from panoptic_jax.models import build, names
 from panoptic_jax.models.forms import PLAIN, Forms
 
 # Names that version 0.3 had for the map's stream.
@@ -67,7 +67,7 @@ class Description:
     @property
     def has_map(self) -> bool:
         """Whether the network reads a map: both PDMs do, the plain U-ViT does not."""
-        return build.has_map(self.model.name)
+        return names.has_map(self.model.name)
 
     @property
     def given_map(self) -> bool:
@@ -209,7 +209,7 @@ def describe(
     """
     # A misspelt setting would be a TypeError here; configs are locked before.
     settings = ModelSettings(**model)
-    if build.has_map(settings.name) and not manifest.categories.entries:
+    if names.has_map(settings.name) and not manifest.categories.entries:
         raise ValueError(
             f'The data in {data_dir} have no maps, which model.name={settings.name!r} '
             "learns; train 'uvit' on them, or prepare data with maps."

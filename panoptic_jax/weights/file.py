@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from panoptic_jax.diffusion import bits
 from panoptic_jax.encoders import safetensors_files
 from panoptic_jax.machine import files
-from panoptic_jax.models import build
+from panoptic_jax.models import names
 from panoptic_jax.programs.description import Description
 from panoptic_jax.weights import foreign_names
 
@@ -219,7 +219,7 @@ def _odd_fields(description: Description) -> list[str]:
         kinds = (int, float) if kind is float else (typing.get_origin(kind) or kind,)
         if type(value) not in kinds or (kind is float and not math.isfinite(value)):
             odd.append(f'{words} {value!r}')
-    if description.model.name not in build.NAMES:
+    if description.model.name not in names.NAMES:
         odd.append(f'name is {description.model.name!r}')
     return odd
 

@@ -10,7 +10,7 @@ from ml_collections import config_flags
 from panoptic_jax import config as settings
 from panoptic_jax.command import arguments, fields, kinds
 from panoptic_jax.logs import environment
-from panoptic_jax.models import build
+from panoptic_jax.models import names
 
 # ml_collections loads config files by it.
 pytestmark = pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
@@ -79,7 +79,7 @@ def is_right(name, value):
 def test_the_table_has_the_fields_of_the_config_and_the_names_of_the_networks():
     assert set(fields.FIELDS) == set(DEFAULTS)
     assert all(kind.holds(DEFAULTS[name]) for name, kind in fields.FIELDS.items())
-    assert fields.FIELDS['model.name'].holds(build.NAMES[0])
+    assert fields.FIELDS['model.name'].holds(names.NAMES[0])
     assert set(fields.PATHS) < set(DEFAULTS)
 
 
