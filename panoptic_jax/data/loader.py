@@ -8,15 +8,18 @@ devices, `data/records.py` reads single records.
 import functools
 import io
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import grain
 import numpy as np
 from etils import epath
 
-from panoptic_jax.data import shards
 from panoptic_jax.data.manifest import open_manifest
-from panoptic_jax.data.records import Records
+
+# Imported where they are used: drawing pairs of own captions needs neither grain nor TFDS.
+if TYPE_CHECKING:
+    import grain
+
+    from panoptic_jax.data.records import Records
 
 EMPTY_TEXT = 'empty_text.npy'
 _THREADS = 2  # more threads wait for Python's lock
@@ -46,11 +49,8 @@ class Split:
     and 'instance' (128, 128) uint8, where the data have maps; 'image_id'; 'captions', n sentences;
     'texts' (n, L, D) float16.
 
-    Indices skip the mirrored copies of `data.flips`, which are for training alone.
-
-    Attributes:
-      images: All image records, mirrored copies included.
-      captions: All caption records.
+    Indices skip the mirrored copies of `data.flips`, which are for training alone. The attributes
+    `images` and `captions` are all records, mirrored copies included.
     """
 
     def __init__(self, data_dir: str, split: str, cache: str = '') -> None:
@@ -101,7 +101,7 @@ class TrainBatches:
 
     def __init__(
         self,
-        order: grain.MapDataset,
+        order: 'grain.MapDataset',
         read: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
         *,
         batch_size: int,
@@ -143,7 +143,9 @@ class TrainBatches:
             batch = {name: np.array(value) for name, value in batch.items()}
         return batch
 
-    def _start(self) -> grain.DatasetIterator:
+    def _start(self) -> 'grain.DatasetIterator':
+        import grain
+
         # Grain shuffles indices only; the records of a batch are then read together.
         rows = self._batch_size // self._share.count
         drawn = self._order[self._position :].batch(rows, drop_remainder=True)
@@ -196,6 +198,8 @@ def train_batches(
     Raises:
       ValueError: a shard is damaged, or the processes cannot share the batch.
     """
+    import grain
+
     indices = grain.MapDataset.range(len(split.images))
     order = indices.seed(seed).shuffle().repeat().random_map(_draw)
     read = functools.partial(_read, split.images, split.captions)
@@ -207,10 +211,8 @@ def _draw(image: int, rng: np.random.Generator) -> dict[str, Any]:
     return {'image': image, 'draw': rng.integers(2**32, dtype=np.uint32)}
 
 
-def _read(
-    images: Records, captions: Records, drawn: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """A batch of the drawn images, each with one of its captions."""
+def _read(images: 'Records', captions: 'Records', drawn: Mapping) -> dict[str, np.ndarray]:
+    """A batch of the images drawn, {'image': (b,), 'draw': (b,)}, each with one of its captions."""
     names = [name for name in images.names if name != 'image_id']
     batch = images.rows(drawn['image'].tolist(), names)
     first, count = batch.pop('first_caption'), batch.pop('num_captions')
@@ -219,8 +221,11 @@ def _read(
     return batch | captions.rows(caption_indices.tolist(), ['text'])
 
 
-def _open(data_dir: str, split: str, cache: str) -> tuple[Records, Records]:
+def _open(data_dir: str, split: str, cache: str) -> tuple['Records', 'Records']:
     """The image records and the caption records of a split."""
+    from panoptic_jax.data import shards
+    from panoptic_jax.data.records import Records
+
     manifest = open_manifest(data_dir)
     # Asked here, so that the message can name the splits that there are.
     if split not in manifest.splits:

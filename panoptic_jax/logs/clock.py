@@ -26,6 +26,8 @@ class Clock:
     others.
 
     Attributes:
+      seconds_at_peak: What a step would take at the devices' peak: its model FLOPs over
+        `matmul_peak`; None for no MFU.
       seconds: Training seconds so far, those of earlier processes included; pauses do not count.
         Save it with the checkpoint, and hand it back to the constructor on resume.
     """
@@ -46,14 +48,13 @@ class Clock:
           start_step: Optimiser steps that are already done.
           total_steps: Steps at the end of the run.
           batch_size: Images per step, over all devices.
-          seconds_at_peak: What a step would take at the devices' peak: its model FLOPs over
-            `matmul_peak`; None for no MFU.
+          seconds_at_peak: The attribute, which may also be set later.
           seconds: Training seconds of earlier processes.
           now: Source of the time, in seconds.
         """
         self._total_steps = total_steps
         self._batch_size = batch_size
-        self._seconds_at_peak = seconds_at_peak
+        self.seconds_at_peak = seconds_at_peak
         self._now = now
         self._earlier = seconds
         self._start = now()
@@ -102,7 +103,7 @@ class Clock:
         steps_left = self._total_steps - step
         return {
             'images_per_second': self._batch_size / step_seconds,
-            'mfu': None if self._seconds_at_peak is None else self._seconds_at_peak / step_seconds,
+            'mfu': None if self.seconds_at_peak is None else self.seconds_at_peak / step_seconds,
             'seconds': seconds,
             'eta_seconds': steps_left * (step_seconds + pause_per_step),
         }

@@ -15,20 +15,26 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 from clu import parameter_overview as clu_overview
 from etils import epath
-from tensorboardX import record_writer, summary
 
 from panoptic_jax.logs import event_files, json_lines, progress
 
-# clu.metric_writers imports its TensorFlow writer when it is loaded, and clu has no setting against
-# that. An empty module takes that name first, so that nobody has to install TensorFlow (a gigabyte,
-# and ten seconds a start) for a writer that is never used. It is this package's only patch.
+# clu.metric_writers imports its TensorFlow writer when it is loaded. An empty module takes that
+# name first, so that nobody has to install TensorFlow for a writer that is never used. tensorboardX
+# looks for PyTorch and for Google's client, in whose place `event_files` writes: together three
+# seconds of a start. This package has no other patches.
 _stub = types.ModuleType('clu.metric_writers.summary_writer')
 _stub.SummaryWriter = None
 sys.modules.setdefault('clu.metric_writers.summary_writer', _stub)
+_hidden = {'torch', 'google.cloud.storage'} - set(sys.modules)
+sys.modules.update(dict.fromkeys(_hidden))
+import tensorboardX  # noqa: E402
 from clu import metric_writers  # noqa: E402
+from tensorboardX import record_writer, summary  # noqa: E402
+
+for _name in _hidden:
+    del sys.modules[_name]
 
 
 class TensorBoardWriter(metric_writers.MetricWriter):
@@ -229,13 +235,9 @@ def _console_line(step: int, total_steps: int, numbers: Mapping[str, float | Non
     shown = _present(numbers)
     # A loss that is not finite has become None on its way here.
     loss = f'loss {shown["loss"]:.4f}' if 'loss' in shown else 'loss not finite'
-    streams = [
-        f'{stream} {shown[f"loss_{stream}"]:.4f}'
-        for stream in ('image', 'map')
-        if f'loss_{stream}' in shown
-    ]
+    streams = [name for name in ('image', 'map') if f'loss_{name}' in shown]
     if streams:
-        loss += f' = {" + ".join(streams)}'
+        loss += ' = ' + ' + '.join(f'{name} {shown[f"loss_{name}"]:.4f}' for name in streams)
     parts = [f'step {step:,}/{total_steps:,}', loss]
     if 'images_per_second' in shown:
         parts.append(f'{shown["images_per_second"]:,.1f} img/s')

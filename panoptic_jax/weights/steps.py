@@ -141,4 +141,6 @@ def _not_finite(arrays: Any) -> str:
 
 @jax.jit
 def _are_finite(arrays: list[jax.Array]) -> list[jax.Array]:
-    return [jnp.isfinite(array).all() for array in arrays]
+    # NaN and infinity times zero are NaN. XLA compiles this sum for CPUs in less than half of the
+    # time that `isfinite(array).all()` takes, for which a start waited seconds.
+    return [jnp.isfinite((array * 0).sum()) for array in arrays]
