@@ -60,6 +60,7 @@ def default() -> ml_collections.ConfigDict:
     model.separate_times = False  # True: the network takes a time for each stream
     model.instance_bits = 0  # 8: maps hold codes that tell things of one category apart; 0: none
     model.zero_conv_bias = False  # 'two_stream': True for imported weights; the paper has none
+    model.remat = False  # True: activations inside blocks computed again, for memory at more time
     model.dtype = 'auto'  # computation in 'float32', 'bfloat16'; 'auto': by platform
 
     # The streams: z_t = alpha_t z_0 + sigma_t noise_std eps. The network says their 'noise' eps,
@@ -217,6 +218,7 @@ def recipe(config: ml_collections.ConfigDict) -> dict[str, Any]:
         'cooldown', 'weight_decay', 'betas', 'ema_decay', 'text_dropout',
     )  # fmt: skip
     values = {name: config[name] for name in names}
+    values['remat'] = config.model.remat
     values['loss_weights'] = {name: config[name].loss_weight for name in NAMES}
     values['shares'] = Shares(**config.times)
     return values

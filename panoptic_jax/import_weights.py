@@ -26,7 +26,7 @@ from panoptic_jax.encoders.load import autoencoder_facts, load_autoencoder, load
 from panoptic_jax.machine import files
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.preparation import claim
-from panoptic_jax.programs.description import Description, ModelSettings, describe
+from panoptic_jax.programs.description import Description, describe, settings_of
 from panoptic_jax.weights import file as weights_file
 from panoptic_jax.weights import foreign_names, torch_file
 
@@ -151,7 +151,7 @@ def translated(
 
 
 def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The fields of `ModelSettings` for an imported model."""
+    """The fields of `config.model` for an imported model."""
     model = config.model.to_dict()
     if model['name'] == 'two_stream':
         model['zero_conv_bias'] = True  # the biases of the authors' checkpoints are not zero
@@ -200,7 +200,7 @@ def _description(
 ) -> Description:
     """The model that the config describes, with COCO's categories."""
     return Description(
-        model=ModelSettings(**_settings(config)),
+        model=settings_of(_settings(config)),
         streams=streams.of_settings(settings.streams(config)),
         autoencoder=autoencoder,
         text=text,

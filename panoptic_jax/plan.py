@@ -6,6 +6,7 @@ measures. `planning/` knows what the compiler's text means.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from panoptic_jax.machine import chips, files, sharding
 from panoptic_jax.models import build
 from panoptic_jax.models.forms import compute_dtype, for_mesh
 from panoptic_jax.planning import bundles
-from panoptic_jax.planning.prediction import Program, predict
+from panoptic_jax.planning.prediction import DoesNotFit, Program, predict
 from panoptic_jax.planning.table import prediction_table
 from panoptic_jax.planning.topology import topology_devices
 from panoptic_jax.programs.conditions import Conditions
@@ -92,7 +93,9 @@ def _predictions(
         'batch_per_device': slices.batch_per_device,
     }
 
-    def predicted(make: Callable[..., Program], *, fused: bool) -> dict[str, Any]:
+    def predicted(
+        make: Callable[..., Program], *, fused: bool, planned: Planned = planned
+    ) -> dict[str, Any]:
         return predict(
             make(planned, fused_attention=fused),
             chip,
@@ -103,7 +106,13 @@ def _predictions(
 
     reports = {}
     for name, make in (('train', train_program), ('sample', sample_program)):
-        report = common | predicted(make, fused=config.fused_attention)
+        try:
+            report = common | predicted(make, fused=config.fused_attention)
+        except DoesNotFit as error:
+            if name != 'train' or planned.recipe.remat:
+                raise
+            again = functools.partial(predicted, make, fused=config.fused_attention)
+            raise DoesNotFit(f'{error} {_with_remat(planned, again)}') from error
         if config.fused_attention and report['kernels'] and slices.xla_only:
             # What our kernel gains: the compiler's own attention stands beside it.
             plain = predicted(make, fused=False)
@@ -117,6 +126,18 @@ def _predictions(
         reports[name] = report
         print(f'\n{prediction_table(name, report)}', flush=True)
     return reports
+
+
+def _with_remat(planned: Planned, predicted: Callable[..., dict[str, Any]]) -> str:
+    """A sentence about a train step that does not fit: what it would need with model.remat."""
+    recipe = dataclasses.replace(planned.recipe, remat=True)
+    try:
+        report = predicted(planned=planned._replace(recipe=recipe))
+    except DoesNotFit:
+        return 'model.remat=True alone does not suffice.'
+    memory = report['bytes_per_device']['total'] / 2**30
+    seconds = report['predicted_step_seconds']
+    return f'With model.remat=True it needs {memory:.1f} GiB and {1e3 * seconds:.1f} ms a step.'
 
 
 def plan_for(config: ml_collections.ConfigDict, devices: list[jax.Device]) -> Planned:

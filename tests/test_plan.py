@@ -138,7 +138,40 @@ def test_flops_are_those_that_training_counts(run):
 
 
 @needs_libtpu
-def test_what_does_not_fit_is_said_with_what_would(tmp_path):
+def test_remat_takes_less_scratch_memory(tmp_path):
+    config = config_to_plan(tmp_path)
+    config.plan.batch_per_device = 32
+    scratch = []
+    for remat in (False, True):
+        config.model.remat = remat
+        planned = plan.plan_for(config, topology_devices('v5e:2x2', 1))
+        compiled = plan.train_program(planned, fused_attention=False).lower().compile()
+        scratch.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert scratch[1] < 0.9 * scratch[0]
+
+
+def test_the_cost_of_remat_is_said_where_a_step_does_not_fit(tmp_path):
+    planned = plan.plan_for(config_to_plan(tmp_path), jax.devices()[:4])
+    seen = []
+
+    def fits(planned):
+        seen.append(planned.recipe.remat)
+        return {'bytes_per_device': {'total': 3 * 2**29}, 'predicted_step_seconds': 0.25}
+
+    sentence = plan._with_remat(planned, fits)
+    assert sentence == 'With model.remat=True it needs 1.5 GiB and 250.0 ms a step.'
+    assert seen == [True]
+
+    def does_not(planned):
+        raise plan.DoesNotFit('No.')
+
+    assert 'does not suffice' in plan._with_remat(planned, does_not)
+
+
+@needs_libtpu
+def test_what_does_not_fit_is_said_with_what_would(tmp_path, monkeypatch):
+    # So many images take minutes to compile, and the first time shows that they do not fit.
+    monkeypatch.setattr(plan, '_with_remat', lambda planned, predicted: 'With model.remat=True.')
     config = config_to_plan(tmp_path)
     config.plan.batch_per_device = 2**16
     config.fused_attention = False
@@ -147,6 +180,8 @@ def test_what_does_not_fit_is_said_with_what_would(tmp_path):
     sentence = str(caught.value)
     assert 'train step with 65536 images a chip' in sentence
     assert 'plan.batch_per_device=' in sentence
+    assert 'a larger microbatches' in sentence
+    assert sentence.endswith('With model.remat=True.')
     assert not (tmp_path / 'plan.json').exists()
 
 

@@ -85,6 +85,7 @@ _MODEL = {
     'separate_times': kinds.truth(),
     'instance_bits': kinds.choice((0, 8)),
     'zero_conv_bias': kinds.truth(),
+    'remat': kinds.truth(),
     'dtype': kinds.choice(('auto', 'float32', 'bfloat16')),
 }
 _STREAM = {

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
@@ -27,10 +28,16 @@ class Forms(NamedTuple):
     Attributes:
       attention: (qkv (B, T, 3C), heads) -> (B, T, C), see `attention.einsum_attention`.
       product: (array (..., m), kernel (m, n)) -> (..., n).
+      remat: Whether a gradient computes what is inside a block again, in the place of keeping it.
     """
 
     attention: Attention
     product: Callable[[jax.Array, jax.Array], jax.Array]
+    remat: bool = False
+
+    def block(self, kind: type[nn.Module]) -> type[nn.Module]:
+        """The class to make blocks of: `kind`, or with remat a class with the same parameters."""
+        return nn.remat(kind) if self.remat else kind
 
 
 PLAIN = Forms(attention=einsum_attention, product=jnp.matmul)

@@ -85,7 +85,7 @@ class Joint(nn.Module):
         skips = []
         for level, width in enumerate([*self.widths[1:], self.hidden_size]):
             if level == self._block_level:
-                pixels = ConvBlock(self.dtype, name='in')(pixels, condition)
+                pixels = self.forms.block(ConvBlock)(self.dtype, name='in')(pixels, condition)
             skips.append(pixels)
             pixels = self._dense(width, f'down_{level}')(space_to_depth(pixels, 2))
         pixels = self._trunk(pixels, words, condition)
@@ -95,7 +95,7 @@ class Joint(nn.Module):
             skip = plain_norm(self.dtype)(skips[level])
             pixels = pixels + self._dense(width, f'skip_{level}')(skip)
             if level == self._block_level:
-                pixels = ConvBlock(self.dtype, name='out')(pixels, condition)
+                pixels = self.forms.block(ConvBlock)(self.dtype, name='out')(pixels, condition)
         return self._predictions(pixels, condition, m_t)
 
     def _dense(self, features, name, **options):
@@ -127,7 +127,8 @@ class Joint(nn.Module):
         batch, side, _, size = grid.shape
         places = grid.reshape(batch, side * side, size)
         for level in range(self.depth):
-            block = PlaceBlock(side, self.num_heads, self.dtype, self.forms, name=f'blocks_{level}')
+            block = self.forms.block(PlaceBlock)
+            block = block(side, self.num_heads, self.dtype, self.forms, name=f'blocks_{level}')
             places = block(places, words, condition)
         return plain_norm(self.dtype)(places).reshape(grid.shape)
 

@@ -70,7 +70,8 @@ class MapStream(nn.Module):
         if self.has_time:
             self.time_position = self.param('time_position', normal_init, (1, self.hidden_size))
         levels = range(self.num_blocks)
-        self.blocks = [Block(self.num_heads, self.dtype, self.forms) for _ in levels]
+        block = self.forms.block(Block)
+        self.blocks = [block(self.num_heads, self.dtype, self.forms) for _ in levels]
         # Zero at the start, so that the map stream does not disturb a pretrained image stream.
         zero_conv = functools.partial(
             dense, use_bias=self.zero_conv_bias, kernel_init=nn.initializers.zeros

@@ -153,7 +153,8 @@ class ImageStream(nn.Module):
         self.patch_embed = dense(self.hidden_size, kernel_init=conv_init, bias_init=conv_init)
         self.text_embed = dense(self.hidden_size, kernel_init=normal_init)
         self.positions = self.param('positions', normal_init, (count, self.hidden_size))
-        self.blocks = [Block(self.num_heads, self.dtype, self.forms) for _ in range(self.depth + 1)]
+        block = self.forms.block(Block)
+        self.blocks = [block(self.num_heads, self.dtype, self.forms) for _ in range(self.depth + 1)]
         self.norm = nn.LayerNorm(LAYER_NORM_EPSILON, dtype=self.dtype)
         self.head = dense(patch_values, kernel_init=normal_init)
         self.final_conv = final_conv(channels, self.dtype)

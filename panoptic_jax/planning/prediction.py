@@ -18,6 +18,10 @@ from panoptic_jax.planning import bundles, totals
 from panoptic_jax.planning.operations import operations_of
 
 
+class DoesNotFit(ValueError):
+    """A program needs more memory than a chip has; the message is for the user."""
+
+
 class Program(NamedTuple):
     """What is to be compiled.
 
@@ -60,7 +64,7 @@ def predict(
       device, seconds those of one step or one batch of samples.
 
     Raises:
-      ValueError: the program does not fit into the chip's memory; the message says what would fit.
+      DoesNotFit: the program does not fit into the chip's memory; the message says what would fit.
     """
     resident = {kind: _device_bytes(tree) for kind, tree in program.resident.items()}
     held = sum(resident.values())
@@ -108,7 +112,7 @@ def predict(
 
 
 def _compile(program: Program, held: int, batch_per_device: int) -> jax.stages.Compiled:
-    """Compiles a program; raises ValueError where it does not fit into the chip's memory."""
+    """Compiles a program; raises DoesNotFit where it does not fit into the chip's memory."""
     try:
         return program.lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -121,7 +125,7 @@ def _compile(program: Program, held: int, batch_per_device: int) -> jax.stages.C
         message = _too_large(
             program, held=held, needed=needed, limit=limit, batch_per_device=batch_per_device
         )
-        raise ValueError(message) from error
+        raise DoesNotFit(message) from error
 
 
 def _cost_json(cost: totals.Cost) -> dict[str, Any]:
@@ -141,12 +145,19 @@ def _too_large(
 ) -> str:
     """The message for a program that does not fit; sizes in bytes of one device."""
     gib = 2**30
+    # What stays is split over chips; what a step computes is made less of.
+    if held > 0.9 * limit:
+        cure = 'a larger mesh.fsdp splits what stays'
+    elif program.name == 'train step':
+        cure = 'a larger microbatches works the batch off in parts, model.remat=True keeps less'
+    else:
+        cure = 'a smaller batch is all that helps'
     fits = batch_that_fits(held=held, total=needed, limit=limit, batch_per_device=batch_per_device)
     advice = f'plan.batch_per_device={fits} should fit' if fits else 'no batch fits beside these'
     return (
         f'The {program.name} with {batch_per_device} images a chip needs {needed / gib:.1f} GiB of '
         f"a chip's {limit / gib:.1f} GiB, {held / gib:.1f} of them for what stays there; {advice}; "
-        'a larger mesh.fsdp splits what stays, a larger microbatches the rest.'
+        f'{cure}.'
     )
 
 

@@ -26,7 +26,10 @@ _OLD_PREDICTION = 'map_prediction'
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """The fields of `config.model`, which explains them. Older files lack those with a default."""
+    """The fields of `config.model`, which explains them, but for those of its training alone.
+
+    Older files lack those with a default.
+    """
 
     name: str
     hidden_size: int
@@ -207,8 +210,7 @@ def describe(
     Raises:
       ValueError: a model with maps, and data without.
     """
-    # A misspelt setting would be a TypeError here; configs are locked before.
-    settings = ModelSettings(**model)
+    settings = settings_of(model)
     if names.has_map(settings.name) and not manifest.categories.entries:
         raise ValueError(
             f'The data in {data_dir} have no maps, which model.name={settings.name!r} '
@@ -231,4 +233,10 @@ def assume(
     entry = categories.Category(1, 'thing', is_thing=True)
     one_category = CategoryList((entry,), (entry.id,))
     described = streams.of_settings(stream_settings)
-    return Description(ModelSettings(**model), described, autoencoder, text, one_category)
+    return Description(settings_of(model), described, autoencoder, text, one_category)
+
+
+def settings_of(model: Mapping[str, Any]) -> ModelSettings:
+    """What `config.model` says of the network, whatever its training computes twice."""
+    # A misspelt setting would be a TypeError here; configs are locked before.
+    return ModelSettings(**{name: value for name, value in model.items() if name != 'remat'})

@@ -37,6 +37,7 @@ class Recipe:
     text_dropout: float
     loss_weights: Mapping[str, float]
     shares: times.Shares
+    remat: bool = False
 
 
 def train_step(

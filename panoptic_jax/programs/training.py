@@ -92,7 +92,8 @@ def make_training(
             f'batch_size is {recipe.batch_size}; it must be a multiple of the {mesh.size} devices.'
         )
     dtype = compute_dtype(description.model.dtype, mesh)  # of the computation; parameters: float32
-    model = description.build(dtype, for_mesh(mesh, fused_attention))
+    forms = for_mesh(mesh, fused_attention)._replace(remat=recipe.remat)
+    model = description.build(dtype, forms)
     draw = _make_draw(description, recipe, void_wins=void_wins, empty_text=empty_text)
     learning_rate = _make_learning_rate(recipe)
     optimizer = optimizers.make(recipe.optimizer, learning_rate, recipe.weight_decay, recipe.betas)
