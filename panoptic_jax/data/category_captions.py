@@ -27,7 +27,7 @@ def caption(ids: np.ndarray, names: Mapping[int, str]) -> str:
     for category in np.flatnonzero(counts).tolist():
         if category in names:
             # Categories that share a spoken name count as one.
-            areas[_spoken(names[category])] += int(counts[category])
+            areas[spoken(names[category])] += int(counts[category])
     if not areas:
         return 'a picture of nothing'
     # Among equal areas the smaller id comes first.
@@ -37,9 +37,9 @@ def caption(ids: np.ndarray, names: Mapping[int, str]) -> str:
     return f'a picture of {", ".join(first)} and {last}'
 
 
-def _spoken(name: str) -> str:
+def spoken(name: str) -> str:
     """'sky-other-merged' becomes 'sky', and 'traffic_light' becomes 'traffic light'."""
     words = re.split(r'[-_\s]+', name)
-    spoken = [word for word in words if word not in _UNSPOKEN]
+    kept = [word for word in words if word not in _UNSPOKEN]
     # A category named only 'other' keeps its name: it would have no word left.
-    return ' '.join(spoken) or name
+    return ' '.join(kept) or name
