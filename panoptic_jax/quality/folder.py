@@ -118,11 +118,12 @@ def _scored(pairs: Pairs, number: int, measures: Measures) -> tuple[Pair, scores
 
 def nearest_of(found: nearest.Found, training: Training) -> list[dict[str, Any]]:
     """For each pair its nearest training image, JSON-able."""
-    copies = training.near.copies(found)
+    copies, ratios = training.near.copies(found), found.ratios
     return [
         {
             'image': training.names[found.numbers[row]],
             'distance': round(float(found.distances[row]), 4),
+            'ratio': round(float(ratios[row]), 4),
             'mirrored': bool(found.mirrored[row]),
             'near_copy': bool(copies[row]),
         }

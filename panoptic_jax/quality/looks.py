@@ -26,9 +26,9 @@ def look(image: np.ndarray, category: np.ndarray | None) -> np.ndarray:
     """
     square = geometry.fit_image(image)  # (256, 256, 3)
     block = geometry.IMAGE_SIDE // SIDE
-    blocks = square.reshape(SIDE, block, SIDE, block, 3)
-    # Sums of whole numbers first: they cost a third of means of floats.
-    sums = blocks.sum(axis=3, dtype=np.uint16).sum(axis=1, dtype=np.uint32)  # (16, 16, 3)
+    # Whole rows first: a sum over three neighbours costs more than one over a row.
+    rows = square.reshape(SIDE, block, -1).sum(axis=1, dtype=np.uint32)  # (16, 256 * 3)
+    sums = rows.reshape(SIDE, SIDE, block, 3).sum(axis=2)  # (16, 16, 3)
     features = np.zeros(LENGTH, np.float32)
     features[:_PIXELS] = sums.ravel() / (255 * block * block * np.sqrt(_PIXELS))
     if category is not None:

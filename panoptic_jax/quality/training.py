@@ -48,15 +48,12 @@ def blocks_of(own: np.ndarray) -> Iterator[np.ndarray]:
         yield own[first : first + _BLOCK]
 
 
-def training_of(
-    own: np.ndarray, names: Sequence[int | str], quantile: float = nearest.QUANTILE
-) -> Training:
+def training_of(own: np.ndarray, names: Sequence[int | str]) -> Training:
     """Training images by their looks; measures how near they lie to each other.
 
     Args:
       own: (m, d) looks of all of them.
       names: What they are called.
-      quantile: The share of them that counts as near, see `nearest.near`.
 
     Raises:
       ValueError: there are less than two.
@@ -65,7 +62,7 @@ def training_of(
     step = max(1, len(own) // _MEASURED)
     numbers = np.arange(0, len(own), step)
     neighbours = nearest.search(own[numbers], blocks_of(own), own=numbers, mirror=looks.mirrored)
-    return Training(own, names, nearest.near(neighbours.distances, quantile))
+    return Training(own, names, nearest.near(neighbours))
 
 
 def looks_of(

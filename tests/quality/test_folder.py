@@ -95,7 +95,12 @@ def test_chunks_do_not_change_the_files(tmp_path, source, monkeypatch):
     monkeypatch.setattr(folder, '_HELD', 3)
     assert folder.score_folder(pairs, tmp_path / 'parts', *given, beside=beside) == whole
     texts = [(tmp_path / name / folder.SCORES).read_text() for name in ('whole', 'parts')]
-    assert texts[0] == texts[1]
+    for one, other in zip(*(text.splitlines() for text in texts), strict=True):
+        one, other = json.loads(one), json.loads(other)
+        # Products of other shapes are rounded in another order.
+        for name in ('distance', 'ratio'):
+            assert one['nearest'].pop(name) == pytest.approx(other['nearest'].pop(name), abs=2e-4)
+        assert one == other
 
 
 def test_an_interruption_leaves_nothing(tmp_path, source):
