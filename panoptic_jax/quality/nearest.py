@@ -183,8 +183,3 @@ def near(own: Found) -> Near:
         )
     limit = min(HIGHEST, float(ratios[math.ceil(QUANTILE * len(ratios)) - 1]))
     return Near(limit, float(np.mean(ratios <= limit)), len(ratios))
-
-
-def reason(number: int | str) -> str:
-    """Why a pair is dropped, in words."""
-    return f'nearly a copy of training image {number}'

@@ -103,6 +103,29 @@ def measures_of(categories: Sequence[Category], *, is_scenes: bool, synonyms: st
     )
 
 
+def lacking_of(
+    measures: Measures, *, has_map: bool, has_second_map: bool, clip: str
+) -> dict[str, str]:
+    """{score: why no pair of a job has it}, known before the first pair is drawn.
+
+    Args:
+      measures: What its pairs are scored with.
+      has_map: Whether pairs have maps.
+      has_second_map: Whether a second map is drawn for each image.
+      clip: Why there is no CLIP, such as 'evaluate.clip names none'; '' where there is one.
+    """
+    lacking = {'clip': clip} if clip else {}
+    if not has_map:
+        no_map = 'the model draws no maps'
+        return lacking | {name: no_map for name in KINDS if name != 'clip'}
+    if not has_second_map:
+        second = 'no second map is drawn for the image'
+        lacking['iou'] = second
+        if not measures.oracle:
+            lacking['agreement'] = f'{second}, and only scenes have an oracle'
+    return lacking
+
+
 def score(
     pair: Pair, measures: Measures, *, again: np.ndarray | None = None, clip: float | None = None
 ) -> Scores:

@@ -28,6 +28,36 @@ class Order(NamedTuple):
     better: int
 
 
+class Gate(NamedTuple):
+    """What a job keeps.
+
+    Attributes:
+      keep: What a pair has to pass; None for nothing.
+      orders: What copies of one request are compared by; the second one decides where the first
+        one is equal. () takes the first copy that passes.
+    """
+
+    keep: Expression | None
+    orders: tuple[Order, ...]
+
+
+def gate_of(keep: str, best_of: str, lacking: Mapping[str, str]) -> Gate:
+    """The gate of the settings, checked before anything is drawn.
+
+    Args:
+      keep: `sample.keep`, see `expression.parse`; '' for none.
+      best_of: `sample.best_of`, see `orders_of`.
+      lacking: {score: why the job has none}, from `scores.lacking_of`.
+
+    Raises:
+      ValueError: one of them is wrong, or asks for what cannot be measured; in one sentence.
+    """
+    parsed = expression.parse(keep, KINDS) if keep else None
+    if parsed:
+        expression.require(parsed, lacking)
+    return Gate(parsed, tuple(orders_of(best_of, parsed, lacking)))
+
+
 def orders_of(
     by: str, keep: Expression | None, lacking: Mapping[str, str], setting: str = 'sample.best_of'
 ) -> list[Order]:
@@ -75,29 +105,35 @@ class Choice(NamedTuple):
 
 
 NOT_THE_BEST = 'another copy is better'
+NEAR_COPY = 'nearly a copy of a training image'
 
 
-def best(copies: Sequence[Scores], keep: Expression | None, orders: Sequence[Order] = ()) -> Choice:
+def best(copies: Sequence[Scores], gate: Gate, dropped: Sequence[str] = ()) -> Choice:
     """The best copy of those that pass; the first one of equals.
 
     Args:
       copies: The scores of all pairs that were drawn for one request.
-      keep: What they have to pass; None for nothing.
-      orders: From `orders_of`. A copy without the score is worse than any that has it.
+      gate: What they have to pass and are compared by. A copy without the score is worse than any
+        that has it.
+      dropped: For each copy why it is dropped whatever its scores, such as `NEAR_COPY`, and '' for
+        one that is not; () for none.
     """
-    failures = [expression.failure(keep, scores) if keep else None for scores in copies]
+    failures = [expression.failure(gate.keep, each) if gate.keep else None for each in copies]
+    reasons = [failed.reason if failed else '' for failed in failures]
+    if dropped:
+        reasons = [drop or fail for drop, fail in zip(dropped, reasons, strict=True)]
 
     def rank(number):
-        values = [(copies[number].get(name), better) for name, better in orders]
+        values = [(copies[number].get(name), better) for name, better in gate.orders]
         return [(value is not None, better * (value or 0)) for value, better in values]
 
-    passing = [number for number, failed in enumerate(failures) if failed is None]
+    passing = [number for number, reason in enumerate(reasons) if not reason]
     # `max` takes the first of equals.
     kept = max(passing, key=rank, default=None)
-    reasons = [failed.reason if failed else NOT_THE_BEST for failed in failures]
-    if kept is not None:
-        reasons[kept] = ''
-    return Choice(kept, tuple(reasons))
+    left = [
+        '' if number == kept else reason or NOT_THE_BEST for number, reason in enumerate(reasons)
+    ]
+    return Choice(kept, tuple(left))
 
 
 @dataclasses.dataclass
