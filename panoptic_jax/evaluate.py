@@ -29,6 +29,7 @@ from panoptic_jax.scoring import folder as folders
 from panoptic_jax.scoring.features import Features, Images, listing_digest
 from panoptic_jax.scoring.images import score_images
 from panoptic_jax.scoring.networks import CHUNK, Networks, load_networks
+from panoptic_jax.scoring.quality_scores import score_quality
 from panoptic_jax.scoring.score import Score
 from panoptic_jax.scoring.truth import Owners, captions_of, owners_of
 
@@ -124,6 +125,7 @@ def evaluate(
             return
         scores += against_truth.score_drawn_maps(folder, truth, interruption)
         scores += against_truth.score_with_autoencoder(folder, truth, autoencoder, interruption)
+        scores += score_quality(folder, truth, job.workdir, interruption=interruption)
         scores += of_images
         if not scores:
             raise ValueError(

@@ -37,10 +37,6 @@ def figures(
       reference: A reference split's maps, whose figures stand beside as 'reference'; None for none.
     """
     content = _plain(own, categories)
-    content['scores'] = {
-        name: of_values(counts) | {'meaning': KINDS[name].meaning if name in KINDS else ''}
-        for name, counts in own.values.items()
-    }
     if reference and reference.pairs and own.pairs:
         content['reference'] = _plain(reference, categories)
         content['distances'] = distances(own, reference)
@@ -48,7 +44,7 @@ def figures(
 
 
 def _plain(summary: Summary, categories: Sequence[Category]) -> dict[str, Any]:
-    """The figures that maps have as well as pairs."""
+    """The figures that true maps have as well as pairs."""
     pairs = max(summary.pairs, 1)
     names = {entry.id: entry.name for entry in (_VOID, *categories)}
     # Names may repeat, and then the second one needs its number.
@@ -76,6 +72,10 @@ def _plain(summary: Summary, categories: Sequence[Category]) -> dict[str, Any]:
             for name, count in zip(SIZES, summary.sizes, strict=True)
         },
         'diversity': summary.diversity(),
+        'scores': {
+            name: of_values(counts) | {'meaning': KINDS[name].meaning}
+            for name, counts in summary.values.items()
+        },
     }
 
 

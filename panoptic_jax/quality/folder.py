@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from etils import epath
 
-from panoptic_jax.data.example import Category
 from panoptic_jax.logs.progress import Progress
 from panoptic_jax.machine import files
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
@@ -22,7 +21,7 @@ from panoptic_jax.quality.scores import Measures, Pair
 from panoptic_jax.quality.summary import Summary
 from panoptic_jax.quality.training import Training
 
-SCORES, QUALITY = 'scores.jsonl', 'quality.json'
+SCORES, QUALITY = 'scores{}.jsonl', 'quality{}.json'  # with a suffix
 _HELD = 8192  # pairs whose looks are searched together, 32 MB
 
 
@@ -56,9 +55,9 @@ NOTHING = Beside()
 def score_folder(
     pairs: Pairs,
     target: epath.Path,
-    categories: Sequence[Category],
     measures: Measures,
     *,
+    suffix: str = '',
     beside: Beside = NOTHING,
     interruption: Interruption = UNINTERRUPTED,
 ) -> dict[str, Any]:
@@ -67,8 +66,8 @@ def score_folder(
     Args:
       pairs: The pairs.
       target: The folder that the files go to.
-      categories: What the maps' ids stand for.
       measures: What the pairs are scored with.
+      suffix: Ends the names of the files.
       beside: What they are held against.
       interruption: Asked between pairs; nothing is written then.
 
@@ -97,21 +96,25 @@ def score_folder(
             progress.add()
         if beside.training:
             found.append(beside.training.search(np.stack(own_looks)))
-    content = comparison.figures(total, categories, beside.reference)
+    content = comparison.figures(total, measures.categories, beside.reference)
     if beside.training:
         joined = nearest.Found(*map(np.concatenate, zip(*found, strict=True)))
         content['nearest'] = beside.training.near.to_json(joined)
         for line, near in zip(lines, nearest_of(joined, beside.training), strict=True):
             line['nearest'] = near
     target.mkdir(parents=True, exist_ok=True)
-    files.write_whole(target / SCORES, ''.join(json.dumps(line) + '\n' for line in lines))
+    files.write_whole(
+        target / SCORES.format(suffix), ''.join(json.dumps(line) + '\n' for line in lines)
+    )
     # Last: its presence says that the lines are all there.
-    files.write_json(target / QUALITY, content)
+    files.write_json(target / QUALITY.format(suffix), content)
     return content
 
 
 def _scored(pairs: Pairs, number: int, measures: Measures) -> tuple[Pair, scores.Scores]:
-    caption = pairs.entries[number].get('caption', '')
+    entry = pairs.entries[number]
+    # Others' pairs may have several captions, or none.
+    caption = entry.get('caption') or next(iter(entry.get('captions', ())), '')
     pair = Pair(pairs.image(number), *pairs.segments(number), caption)
     return pair, scores.score(pair, measures)
 
@@ -132,22 +135,23 @@ def nearest_of(found: nearest.Found, training: Training) -> list[dict[str, Any]]
 
 
 def summary_of(
-    maps: Iterable[tuple[np.ndarray, np.ndarray]],
-    thing_ids: frozenset[int],
+    maps: Iterable[tuple[np.ndarray, np.ndarray, str]],
+    measures: Measures,
     image_size: tuple[int, int],
-    *,
     own_looks: np.ndarray | None = None,
 ) -> Summary:
-    """The summary of a reference split.
+    """The summary of a reference split, with the scores that true maps have.
 
     Args:
-      maps: (h, w) category ids and numbers of things of each image.
-      thing_ids: The categories that are things.
+      maps: (h, w) category ids and numbers of things, and a caption, of each image.
+      measures: What the pairs are scored with, too.
       image_size: Height and width of the images, at which things are small or large.
       own_looks: (n, d) looks of the images, for their diversity; None for none.
     """
-    total = Summary(thing_ids)
-    for number, (category, instance) in enumerate(maps):
+    total = Summary(measures.thing_ids)
+    for number, (category, instance, caption) in enumerate(maps):
+        own: scores.Scores = dict(scores.of_map(category, instance, measures.thing_ids))
+        own['captioned'] = scores.captioned(category, measures.vocabulary.named(caption))
         look = None if own_looks is None else own_looks[number]
-        total.add(category, instance, image_size, look=look)
+        total.add(category, instance, image_size, scores=own, look=look)
     return total

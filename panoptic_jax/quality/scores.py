@@ -6,6 +6,7 @@ how far image and map agree.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -74,15 +75,20 @@ class Measures:
     """What pairs of one data set are scored with.
 
     Attributes:
+      categories: What the maps' ids stand for.
       vocabulary: The categories by the words of captions; see `words.vocabulary_of`.
-      thing_ids: The categories that are things.
       oracle: (image, category, caption) -> agreement, where the data have an oracle, such as
         `agreement.by_scene`.
     """
 
+    categories: tuple[Category, ...]
     vocabulary: words.Vocabulary
-    thing_ids: frozenset[int]
     oracle: Oracle | None = None
+
+    @functools.cached_property
+    def thing_ids(self) -> frozenset[int]:
+        """The categories that are things."""
+        return things_of(self.categories)
 
 
 def measures_of(categories: Sequence[Category], *, is_scenes: bool, synonyms: str = '') -> Measures:
@@ -97,8 +103,8 @@ def measures_of(categories: Sequence[Category], *, is_scenes: bool, synonyms: st
       FileNotFoundError, ValueError: the errors of `words.read`.
     """
     return Measures(
+        categories=tuple(categories),
         vocabulary=words.vocabulary_of(categories, is_scenes=is_scenes, path=synonyms),
-        thing_ids=things_of(categories),
         oracle=agreement.by_scene if is_scenes else None,
     )
 

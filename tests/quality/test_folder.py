@@ -11,7 +11,6 @@ from panoptic_jax.quality import folder, looks, nearest, scores, training
 from panoptic_jax.quality.folder import Beside
 
 MEASURES = scores.measures_of(scene_words.categories(), is_scenes=True)
-CATEGORIES = scene_words.categories()
 COUNT = 40
 
 
@@ -58,15 +57,15 @@ def test_a_folder_is_scored_and_summed_up(tmp_path, source):
     examples = [*(held_out[number] for number in range(6)), source[7], mirrored(source[11])]
     pairs = Drawn(examples)
     reference = folder.summary_of(
-        ((example.category, example.instance) for example in source),
-        MEASURES.thing_ids,
+        ((example.category, example.instance, example.captions[0]) for example in source),
+        MEASURES,
         (256, 256),
     )
     beside = Beside(reference, trained(source, tmp_path))
     target = tmp_path / 'scored'
-    content = folder.score_folder(pairs, target, CATEGORIES, MEASURES, beside=beside)
-    assert json.loads((target / folder.QUALITY).read_text()) == content
-    lines = [json.loads(line) for line in (target / folder.SCORES).read_text().splitlines()]
+    content = folder.score_folder(pairs, target, MEASURES, beside=beside)
+    assert json.loads((target / 'quality.json').read_text()) == content
+    lines = [json.loads(line) for line in (target / 'scores.jsonl').read_text().splitlines()]
     assert [line['file_name'] for line in lines] == [e['file_name'] for e in pairs.entries]
     for number, line in enumerate(lines):
         pair = scores.Pair(
@@ -78,6 +77,7 @@ def test_a_folder_is_scored_and_summed_up(tmp_path, source):
     assert [line['nearest']['near_copy'] for line in lines[6:]] == [True, True]
     assert content['pairs'] == 8
     assert content['reference']['pairs'] == COUNT
+    assert content['reference']['scores']['captioned']['mean'] == 1
     assert content['nearest']['near_copies'] >= 2
     assert content['scores']['captioned']['mean'] == 1
     assert content['scores']['clip'] == {
@@ -90,11 +90,11 @@ def test_a_folder_is_scored_and_summed_up(tmp_path, source):
 def test_chunks_do_not_change_the_files(tmp_path, source, monkeypatch):
     pairs = Drawn(source[:7])
     beside = Beside(training=trained(source, tmp_path))
-    given = (CATEGORIES, MEASURES)
+    given = (MEASURES,)
     whole = folder.score_folder(pairs, tmp_path / 'whole', *given, beside=beside)
     monkeypatch.setattr(folder, '_HELD', 3)
     assert folder.score_folder(pairs, tmp_path / 'parts', *given, beside=beside) == whole
-    texts = [(tmp_path / name / folder.SCORES).read_text() for name in ('whole', 'parts')]
+    texts = [(tmp_path / name / 'scores.jsonl').read_text() for name in ('whole', 'parts')]
     for one, other in zip(*(text.splitlines() for text in texts), strict=True):
         one, other = json.loads(one), json.loads(other)
         # Products of other shapes are rounded in another order.
@@ -113,9 +113,7 @@ def test_an_interruption_leaves_nothing(tmp_path, source):
                 raise Interrupted
 
     with pytest.raises(Interrupted):
-        folder.score_folder(
-            Drawn(source[:7]), tmp_path / 'new', CATEGORIES, MEASURES, interruption=Late()
-        )
+        folder.score_folder(Drawn(source[:7]), tmp_path / 'new', MEASURES, interruption=Late())
     assert not (tmp_path / 'new').exists()
 
 
