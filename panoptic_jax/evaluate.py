@@ -24,12 +24,12 @@ from panoptic_jax.machine.writer_lock import writing
 from panoptic_jax.metrics import fid
 from panoptic_jax.preparation.sources import SourceSettings, open_sources
 from panoptic_jax.programs.description import Description
-from panoptic_jax.scoring import against_truth, belonging, reference, results
+from panoptic_jax.quality.training import Training
+from panoptic_jax.scoring import against_truth, belonging, quality_scores, reference, results
 from panoptic_jax.scoring import folder as folders
 from panoptic_jax.scoring.features import Features, Images, listing_digest
 from panoptic_jax.scoring.images import score_images
 from panoptic_jax.scoring.networks import CHUNK, Networks, load_networks
-from panoptic_jax.scoring.quality_scores import score_quality
 from panoptic_jax.scoring.score import Score
 from panoptic_jax.scoring.truth import Owners, captions_of, owners_of
 
@@ -75,6 +75,7 @@ def evaluate(
     table, and in one line what could not be scored and why. The scores of other folders than
     `samples` go to `metrics_NAME.json`. Features of images are kept in `workdir/features`, so that
     a restart repeats little. Several processes share pairs and images, and the first one writes.
+    The scores of every pair go to `scores.jsonl`, what the whole set holds to `quality.json`.
 
     Args:
       config: Checked.
@@ -103,6 +104,8 @@ def evaluate(
     name = config.sample.split
     split = loader.Split(config.data.dir, name, config.data.cache)
     real_images = _real_images(job)
+    measures = quality_scores.measures_of(manifest, config.evaluate.synonyms)
+    training_source = _open_source(job, 'train') if config.evaluate.nearest else None
     folder = _open_folder(job, len(split))
     owners = owners_of(folder.entries, split, f'split {name!r} of {config.data.dir}')
     truth = against_truth.Truth(split, name, manifest, owners)
@@ -120,12 +123,16 @@ def evaluate(
             folder, truth, bins=config.evaluate.mcd_bins, interruption=interruption
         )
         left_out += lacking
+        places = reference.folders_of(config.data.dir, workdir) if training_source else []
         # The rest takes seconds, and two processes must not write the same files.
         if jax.process_index():
             return
+        images = _training_images(job, training_source, places) if training_source else None
         scores += against_truth.score_drawn_maps(folder, truth, interruption)
         scores += against_truth.score_with_autoencoder(folder, truth, autoencoder, interruption)
-        scores += score_quality(folder, truth, job.workdir, interruption=interruption)
+        scores += quality_scores.score_quality(
+            folder, truth, job.workdir, measures=measures, images=images, interruption=interruption
+        )
         scores += of_images
         if not scores:
             raise ValueError(
@@ -136,18 +143,30 @@ def evaluate(
 
 def _real_images(job: _Job) -> Any:
     """The images that the split was prepared from; None where statistics are named."""
-    config, networks, source = job.config, job.networks, job.manifest.source
+    config, networks = job.config, job.networks
     if networks.hashes and not config.evaluate.reference:
-        # As many as were prepared, whatever the config says now.
-        prepared = {name: entry for name, entry in source.items() if 'count' in entry}
-        counts = {f'{name}_images': entry['count'] for name, entry in prepared.items()}
-        sources = open_sources(SourceSettings(**settings.source(config) | counts))
-        belonging.check_sources(sources, source, config.sample.split)
-        return sources[config.sample.split]
+        return _open_source(job, config.sample.split)
     if networks.inception:
         # Now, rather than after hours of sampling.
         fid.read(config.evaluate.reference, fid.FEATURES)
     return None
+
+
+def _open_source(job: _Job, split: str) -> Any:
+    """The images that a split was prepared from."""
+    source = job.manifest.source
+    # As many as were prepared, whatever the config says now.
+    prepared = {name: entry for name, entry in source.items() if 'count' in entry}
+    counts = {f'{name}_images': entry['count'] for name, entry in prepared.items()}
+    sources = open_sources(SourceSettings(**settings.source(job.config) | counts))
+    belonging.check_sources(sources, source, split)
+    return sources[split]
+
+
+def _training_images(job: _Job, source: Any, places: Sequence[epath.Path]) -> Training:
+    """The training images, among which copies are looked for; their looks go to `places`."""
+    image_ids = loader.Split(job.config.data.dir, 'train', job.config.data.cache).image_ids()
+    return quality_scores.training_of(source, image_ids, places[0], job.interruption)
 
 
 def _open_folder(job: _Job, images: int) -> folders.Folder:

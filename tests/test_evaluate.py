@@ -182,8 +182,31 @@ def test_scores_of_maps_and_scenes_are_written(evaluated):
         'MCD', 'MCD/chance', 'MCD/best fixed map', 'thing_recall_map', 'colour_recall_image',
         'shape_recall_image', 'stuff_recall_map', 'stuff_recall_image', 'image_map_agreement',
         'image_map_agreement/ceiling', 'image_map_agreement/floor', 'pair_PQ', 'pair_SQ_things',
-        'pair_RQ_stuff', 'pair_PQ_things/ceiling', 'pair_PQ/floor',
+        'pair_RQ_stuff', 'pair_PQ_things/ceiling', 'pair_PQ/floor', 'void_share', 'crumb_share',
+        'crumb_share/true maps', 'captioned_share', 'things_per_image', 'category_distance',
     }  # fmt: skip
+
+
+def test_every_pair_is_scored_and_its_nearest_training_image_found(evaluated, trained, tmp_path):
+    """Of the samples as a folder of others, so that nothing is drawn."""
+    lines = (evaluated / 'run' / 'scores.jsonl').read_text().splitlines()
+    config = ml_collections.ConfigDict(trained[1].to_dict())
+    config.data.dir = str(evaluated / 'data')
+    config.evaluate.folder = str(evaluated / 'run' / 'samples')
+    config.evaluate.nearest = True
+    one_device.evaluate(config, tmp_path)
+    again = [json.loads(line) for line in (tmp_path / 'scores_run_samples.jsonl').open()]
+    nearest = [line.pop('nearest') for line in again]
+    assert again == [json.loads(line) for line in lines]
+    known = loader.Split(config.data.dir, 'train').image_ids()
+    assert all(each['image'] in known and 0 < each['distance'] < 2 for each in nearest)
+    content = json.loads((tmp_path / 'quality_run_samples.json').read_text())
+    assert content['nearest']['pairs'] == len(again) == content['pairs'] == 6
+    assert 'near_copies' in metrics_of(tmp_path, 'metrics_run_samples.json')
+    assert (evaluated / 'data' / 'reference' / 'looks-train.npz').exists()
+    config.evaluate.synonyms = str(tmp_path / 'none.json')
+    with pytest.raises(FileNotFoundError, match=r'evaluate\.synonyms names it'):
+        one_device.evaluate(config, tmp_path)
 
 
 def test_every_score_says_how_it_was_measured(evaluated):

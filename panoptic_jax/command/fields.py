@@ -125,6 +125,8 @@ _OTHERS = {
     'evaluate.inception': kinds.path('hub', empty=True),
     'evaluate.clip': kinds.path('hub', empty=True),
     'evaluate.mcd_bins': kinds.whole(1, 256),
+    'evaluate.synonyms': kinds.path(empty=True),
+    'evaluate.nearest': kinds.truth(),
     'evaluate.reference': kinds.path(empty=True),
     'foreign.path': kinds.path('hub', empty=True),
     'foreign.kind': kinds.choice(('model', 'tower')),
@@ -158,7 +160,7 @@ PATHS = (
     'workdir', 'data.dir', 'data.cache', 'data.root', 'data.categories',
     'data.autoencoder_weights', 'data.text_weights', 'init_weights', 'sample.weights',
     'sample.prompts', 'evaluate.folder', 'evaluate.inception', 'evaluate.clip',
-    'evaluate.reference', 'foreign.path',
+    'evaluate.synonyms', 'evaluate.reference', 'foreign.path',
 )  # fmt: skip
 
 

@@ -149,7 +149,7 @@ def _synonyms(categories: Sequence[Category], path: str) -> Synonyms:
     return json.loads(own.read_text(encoding='utf-8'))
 
 
-def read(path: str, names: Sequence[str], setting: str = 'sample.synonyms') -> Synonyms:
+def read(path: str, names: Sequence[str], setting: str = 'evaluate.synonyms') -> Synonyms:
     """A user's file of synonyms.
 
     Args:

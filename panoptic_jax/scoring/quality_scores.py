@@ -4,17 +4,18 @@
 every pair, and what the set holds beside the true maps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from panoptic_jax.data import geometry
+from panoptic_jax.data.manifest import Manifest
 from panoptic_jax.export import report
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.quality import folder as scored
-from panoptic_jax.quality import scores
+from panoptic_jax.quality import scores, training
 from panoptic_jax.quality.training import Training
 from panoptic_jax.scoring.against_truth import Truth
 from panoptic_jax.scoring.folder import Folder
@@ -32,12 +33,56 @@ _ROWS = {
 }
 
 
+def measures_of(manifest: Manifest, synonyms: str) -> scores.Measures:
+    """What pairs are scored with; `synonyms` is a user's file, see `words.read`, or ''.
+
+    Raises:
+      FileNotFoundError, ValueError: the errors of `words.read`.
+    """
+    categories = manifest.categories.entries
+    return scores.measures_of(categories, is_scenes=are_scenes(manifest), synonyms=synonyms)
+
+
+def training_of(
+    source: Any,
+    image_ids: Sequence[int],
+    folder: epath.Path,
+    interruption: Interruption = UNINTERRUPTED,
+) -> Training:
+    """The training images, whose looks are kept in a folder.
+
+    Args:
+      source: The training images, see `sources.open_sources`.
+      image_ids: The source's number of each.
+      folder: From `reference.folders_of`.
+      interruption: Asked between images.
+
+    Raises:
+      Interrupted: SIGTERM came; what is looked at until then is lost.
+      ValueError: there is one image alone.
+    """
+
+    def read(number):
+        image, category, _ = geometry.fit(source[number])
+        return image, category
+
+    own = training.looks_of(
+        read,
+        len(source),
+        path=folder / 'looks-train.npz',
+        provenance={'pictures': source.description},
+        interruption=interruption,
+    )
+    return training.training_of(own, image_ids)
+
+
 def score_quality(
     pairs: Folder,
     truth: Truth,
     workdir: epath.Path,
     *,
-    training: Training | None = None,
+    measures: scores.Measures,
+    images: Training | None = None,
     interruption: Interruption = UNINTERRUPTED,
 ) -> list[Score]:
     """Scores every pair, writes scores.jsonl and quality.json, and gives the means as rows.
@@ -46,7 +91,8 @@ def score_quality(
       pairs: Generated pairs.
       truth: The data, whose maps stand beside.
       workdir: Where the files go; the folder's suffix keeps those of several folders apart.
-      training: Training images that copies are looked for among; None for none.
+      measures: From `measures_of`.
+      images: Training images that copies are looked for among; None for none.
       interruption: Asked between pairs.
 
     Returns:
@@ -58,7 +104,6 @@ def score_quality(
     manifest = truth.manifest
     if not pairs.pairs.has_maps or pairs.given_map or not manifest.stored_map_side:
         return []
-    measures = scores.measures_of(manifest.categories.entries, is_scenes=are_scenes(manifest))
     side = pairs.ids(0).shape[0]
     if geometry.STORED_MAP_SIDE % side:
         side = geometry.STORED_MAP_SIDE
@@ -69,7 +114,7 @@ def score_quality(
         workdir,
         measures,
         suffix=pairs.suffix,
-        beside=scored.Beside(reference, training),
+        beside=scored.Beside(reference, images),
         interruption=interruption,
     )
     return _rows(content)
@@ -109,4 +154,15 @@ def _rows(content: dict[str, Any]) -> list[Score]:
         reading='How differently pairs and true maps share the pixels among categories.',
         detail=f'lower is better, n = {count}',
     )
-    return [*rows, Score(metric, count, real['pairs'])]
+    rows.append(Score(metric, count, real['pairs']))
+    if 'nearest' in content:
+        found = content['nearest']
+        metric = report.Metric(
+            name='near_copies',
+            value=found['near_copies'] / count,
+            yardsticks={'training images': found['share']},
+            reading='Pairs that are nearly copies of a training image, which may be mirrored.',
+            detail=f'0 is best, n = {count}',
+        )
+        rows.append(Score(metric, count, found['measured']))
+    return rows

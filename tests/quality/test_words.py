@@ -167,5 +167,5 @@ def test_bad_files_of_synonyms_are_refused(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         words.read(str(path), ['dog'])
     assert str(path) in str(caught.value)
-    with pytest.raises(FileNotFoundError, match=r'sample\.synonyms names it'):
+    with pytest.raises(FileNotFoundError, match=r'evaluate\.synonyms names it'):
         words.read(str(tmp_path / 'none.json'), ['dog'])
