@@ -21,7 +21,7 @@ from panoptic_jax.quality.scores import Measures, Pair
 from panoptic_jax.quality.summary import Summary
 from panoptic_jax.quality.training import Training
 
-SCORES, QUALITY = 'scores{}.jsonl', 'quality{}.json'  # with a suffix
+SCORES, QUALITY = 'scores.jsonl', 'quality.json'
 _HELD = 8192  # pairs whose looks are searched together, 32 MB
 
 
@@ -104,11 +104,16 @@ def score_folder(
             line['nearest'] = near
     target.mkdir(parents=True, exist_ok=True)
     files.write_whole(
-        target / SCORES.format(suffix), ''.join(json.dumps(line) + '\n' for line in lines)
+        _with(suffix, target / SCORES), ''.join(json.dumps(line) + '\n' for line in lines)
     )
     # Last: its presence says that the lines are all there.
-    files.write_json(target / QUALITY.format(suffix), content)
+    files.write_json(_with(suffix, target / QUALITY), content)
     return content
+
+
+def _with(suffix: str, path: epath.Path) -> epath.Path:
+    """The path with a suffix before its ending: 'quality_other.json'."""
+    return path.with_name(f'{path.stem}{suffix}{path.suffix}')
 
 
 def _scored(pairs: Pairs, number: int, measures: Measures) -> tuple[Pair, scores.Scores]:

@@ -45,8 +45,8 @@ def gate_of(keep: str, best_of: str, lacking: Mapping[str, str]) -> Gate:
     """The gate of the settings, checked before anything is drawn.
 
     Args:
-      keep: `sample.keep`, see `expression.parse`; '' for none.
-      best_of: `sample.best_of`, see `orders_of`.
+      keep: The setting sample.keep, see `expression.parse`; '' for none.
+      best_of: The setting sample.best_of, see `orders_of`.
       lacking: {score: why the job has none}, from `scores.lacking_of`.
 
     Raises:
