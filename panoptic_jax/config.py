@@ -151,10 +151,8 @@ def default() -> ml_collections.ConfigDict:
     evaluate.inception = ''  # safetensors file of Inception, for FID; '': no FID
     evaluate.clip = ''  # folder of a CLIP (ViT-B/32), for CLIP score and CMMD; '': neither
     evaluate.mcd_bins = 256  # category ids that MCD counts, from 0; the authors' code counts 201
-    evaluate.synonyms = (
-        ''  # JSON: {"couch": ["sofa"], ...}; '': the package's words for COCO's names
-    )
-    evaluate.nearest = False  # also the nearest training image of each pair; reads them all, once
+    evaluate.synonyms = ''  # JSON such as {"couch": ["sofa"]}; '': the package's words, for COCO
+    evaluate.nearest = False  # find the nearest training image of each pair; reads all of them once
     evaluate.reference = ''  # .npz such as U-ViT's; '': made from the images of sample.split
 
     config.foreign = foreign = ml_collections.ConfigDict()  # --mode=import
