@@ -110,7 +110,8 @@ def of_values(counts: Mapping[float | None, int]) -> dict[str, Any]:
     values = sorted(value for value in counts if value is not None)
     weights = [counts[value] for value in values]
     total = sum(weights)
-    content: dict[str, Any] = {'measured': total, 'missing': counts[None] if None in counts else 0}
+    missing = sum(count for value, count in counts.items() if value is None)
+    content: dict[str, Any] = {'measured': total, 'missing': missing}
     if not total:
         return content
     content['mean'] = math.fsum(map(math.prod, zip(values, weights, strict=True))) / total
