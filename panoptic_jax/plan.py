@@ -28,6 +28,7 @@ from panoptic_jax.planning import bundles
 from panoptic_jax.planning.prediction import DoesNotFit, Program, predict
 from panoptic_jax.planning.table import prediction_table
 from panoptic_jax.planning.topology import topology_devices
+from panoptic_jax.planning.traffic import Slices
 from panoptic_jax.programs.conditions import Conditions
 from panoptic_jax.programs.description import Description, assume
 from panoptic_jax.programs.keys import pair_keys
@@ -83,6 +84,7 @@ def _predictions(
     mesh = planned.mesh
     # `topology_devices` has refused chips that are not in the table.
     chip = chips.known_chip(devices[0].device_kind)
+    copies = max(1, mesh.size // slices.num_slices // mesh.shape['fsdp'])
     common = {
         'topology': slices.topology,
         'num_slices': slices.num_slices,
@@ -102,6 +104,7 @@ def _predictions(
             devices=mesh.size,
             batch_per_device=slices.batch_per_device,
             bundles_folder=folder,
+            slices=Slices(slices.num_slices, copies),
         )
 
     reports = {}

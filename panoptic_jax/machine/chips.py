@@ -15,6 +15,8 @@ class Chip(NamedTuple):
       memory_bytes: Size of the high-bandwidth memory.
       memory_bandwidth: Bytes/s between that memory and the chip.
       link_bandwidth: Bytes/s over all links to other chips of a slice (ICI); 0 if not a TPU.
+      network_bandwidth: Bytes/s of a chip's share of the data centre's network (DCN), which lies
+        between slices; 0 if not a TPU.
     """
 
     peak_flops: float
@@ -22,6 +24,7 @@ class Chip(NamedTuple):
     memory_bytes: float
     memory_bandwidth: float
     link_bandwidth: float
+    network_bandwidth: float = 0
 
     @property
     def clock_hertz(self) -> float:
@@ -30,17 +33,28 @@ class Chip(NamedTuple):
 
 
 def _tpu(
-    *, teraflops: float, units: int, side: int = 128, gibibytes: int, memory: float, links: float
+    *,
+    teraflops: float,
+    units: tuple[int, int],
+    gibibytes: int,
+    memory: float,
+    links: float,
+    network: float,
 ) -> Chip:
-    """A TPU with `units` matrix units of side x side cells; `memory` and `links` in GB/s."""
+    """A TPU with `units`: (count, side) of its matrix units. `memory` and `links` are in GB/s.
+
+    `network` is in Gbit/s for a chip, as Cloud TPU's pages give it.
+    """
+    count, side = units
     # Each cell of a matrix unit does one multiplication and one addition a cycle.
-    flops_per_cycle = units * 2 * side**2
+    flops_per_cycle = count * 2 * side**2
     return Chip(
         peak_flops=teraflops * 1e12,
         flops_per_cycle=flops_per_cycle,
         memory_bytes=gibibytes * 2**30,
         memory_bandwidth=memory * 1e9,
         link_bandwidth=links * 1e9,
+        network_bandwidth=network * 1e9 / 8,
     )
 
 
@@ -55,15 +69,21 @@ def _gpu(*, teraflops: float, gibibytes: int, memory: float) -> Chip:
     )
 
 
+# No page gives the v4's share of the network: it counts like the v5e's, which is 6.4 Tbit/s over the
+# 256 chips of a pod. The v5p has 50 Gbit/s a chip, the v6e 25.6 Tbit/s over 256 chips.
+_V4 = _tpu(teraflops=275, units=(8, 128), gibibytes=32, memory=1228, links=300, network=25)
+_V5E = _tpu(teraflops=197, units=(4, 128), gibibytes=16, memory=819, links=200, network=25)
+_V5P = _tpu(teraflops=459, units=(8, 128), gibibytes=95, memory=2765, links=600, network=50)
+_V6E = _tpu(teraflops=918, units=(4, 256), gibibytes=32, memory=1640, links=448, network=100)
+
 # The start of JAX's `device_kind`, and the chip. The first match counts, so 'TPU v5', which is the
 # v5p, stands behind the names that begin alike.
 _CHIPS = (
-    ('TPU v4', _tpu(teraflops=275, units=8, gibibytes=32, memory=1228, links=300)),
-    ('TPU v5 lite', _tpu(teraflops=197, units=4, gibibytes=16, memory=819, links=200)),
-    ('TPU v5e', _tpu(teraflops=197, units=4, gibibytes=16, memory=819, links=200)),
-    ('TPU v5', _tpu(teraflops=459, units=8, gibibytes=95, memory=2765, links=600)),
-    # The v6's matrix units have twice the side.
-    ('TPU v6', _tpu(teraflops=918, units=4, side=256, gibibytes=32, memory=1640, links=448)),
+    ('TPU v4', _V4),
+    ('TPU v5 lite', _V5E),
+    ('TPU v5e', _V5E),
+    ('TPU v5', _V5P),
+    ('TPU v6', _V6E),
     ('NVIDIA A100', _gpu(teraflops=312, gibibytes=80, memory=2039)),
     ('NVIDIA H100', _gpu(teraflops=989, gibibytes=80, memory=3350)),
     ('NVIDIA H200', _gpu(teraflops=989, gibibytes=141, memory=4800)),

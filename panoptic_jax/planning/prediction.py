@@ -16,6 +16,7 @@ import jax
 from panoptic_jax.machine.chips import Chip
 from panoptic_jax.planning import bundles, totals
 from panoptic_jax.planning.operations import operations_of
+from panoptic_jax.planning.traffic import Slices, traffic_of
 
 
 class DoesNotFit(ValueError):
@@ -49,6 +50,7 @@ def predict(
     devices: int,
     batch_per_device: int,
     bundles_folder: Path,
+    slices: Slices,
 ) -> dict[str, Any]:
     """Compiles a program and reads off what the compiler says.
 
@@ -58,6 +60,7 @@ def predict(
       devices: Number of its devices.
       batch_per_device: Images of a batch on each device.
       bundles_folder: Where the compiler writes its bundles, from `bundles.written`.
+      slices: How the devices lie.
 
     Returns:
       The numbers of a prediction, JSON-able. Their names end in their units: bytes are those of one
@@ -83,7 +86,8 @@ def predict(
     operations = operations_of(compiled.as_text(), chip, schedules)
     seconds = sum(operation.seconds for operation in operations)
     kernels = totals.kernels_of(operations)
-    traffic = totals.collective_bytes(operations)
+    passed_on = totals.collective_bytes(operations)
+    traffic = traffic_of(operations, passed_on, chip, slices)
     # --- Floors: no step can be faster than its arithmetic, or than reading and writing once what
     # it is given and gives. Arguments hold the weights, so the first read is in them already.
     arithmetic = program.flops / devices / chip.peak_flops
@@ -95,9 +99,14 @@ def predict(
         'memory_bytes': chip.memory_bytes,
         'batch_that_fits': fits,
         'model_flops_per_step': program.flops,
-        'collective_bytes': traffic,
-        'link_seconds': totals.link_seconds(traffic, chip),
+        'collective_bytes': passed_on,
+        'link_seconds': totals.link_seconds(passed_on, chip),
+        'network_seconds': traffic.network,
+        'network_bytes_per_second': chip.network_bandwidth,
+        'backward_seconds': traffic.backward,
         'predicted_step_seconds': seconds,
+        'hidden_traffic_step_seconds': traffic.hidden,
+        'exposed_traffic_step_seconds': traffic.exposed,
         'kernels': [kernel._asdict() for kernel in kernels],
         'assumed_kernel_seconds': sum(each.seconds for each in kernels if each.assumed),
         'counted_to_estimated': totals.counted_to_estimated(operations),

@@ -43,6 +43,7 @@ def _rows(report: Mapping[str, Any], work: str) -> list[tuple[str, str]]:
         ('arithmetic', f'{teraflops:.2f} TFLOP a {work}, all chips'),
         ('between chips', _traffic(report)),
         ('time', _time(report, work)),
+        *_with_traffic(report, work),
         *_kernels(report),
         ('at least', _floors(report)),
         ('MFU', _mfu(report)),
@@ -77,8 +78,14 @@ def _traffic(report: Mapping[str, Any]) -> str:
     parts = ', '.join(
         f'{kind} {size / 2**20:.1f} MiB' for kind, size in report['collective_bytes'].items()
     )
-    milliseconds = 1e3 * report['link_seconds']
-    return f'{parts} a chip; {milliseconds:.2f} ms if nothing hides it, not counted'
+    text = f'{parts} a chip; {1e3 * report["link_seconds"]:.2f} ms on the links'
+    if report['network_seconds']:
+        gigabytes = report['network_bytes_per_second'] / 1e9
+        text += (
+            f', {1e3 * report["network_seconds"]:.2f} ms between slices (assumed: '
+            f"{gigabytes:.3g} GB/s a chip, Cloud TPU's figure)"
+        )
+    return text
 
 
 def _time(report: Mapping[str, Any], work: str) -> str:
@@ -94,6 +101,20 @@ def _time(report: Mapping[str, Any], work: str) -> str:
         milliseconds = 1e3 * report['xla_only']['predicted_step_seconds']
         text += f'; {milliseconds:.2f} ms without it'
     return text
+
+
+def _with_traffic(report: Mapping[str, Any], work: str) -> list[tuple[str, str]]:
+    """The time with what passes between chips, for programs in which something does."""
+    if not report['collective_bytes']:
+        return []
+    hidden, exposed = (
+        1e3 * report[f'{name}_traffic_step_seconds'] for name in ('hidden', 'exposed')
+    )
+    behind = f'the backward pass ({1e3 * report["backward_seconds"]:.2f} ms of it)'
+    if not report['backward_seconds']:
+        behind = 'computation'
+    text = f'{hidden:.2f} ms a {work} if it hides behind {behind}, {exposed:.2f} if nothing hides'
+    return [('with traffic', text)]
 
 
 def _kernels(report: Mapping[str, Any]) -> list[tuple[str, str]]:
