@@ -69,8 +69,8 @@ def _gpu(*, teraflops: float, gibibytes: int, memory: float) -> Chip:
     )
 
 
-# No page gives the v4's share of the network: it counts like the v5e's, which is 6.4 Tbit/s over the
-# 256 chips of a pod. The v5p has 50 Gbit/s a chip, the v6e 25.6 Tbit/s over 256 chips.
+# No page gives the v4's share of the network: it counts like the v5e's, 6.4 Tbit/s over the 256
+# chips of a pod. The v5p has 50 Gbit/s a chip, the v6e 25.6 Tbit/s over 256 chips.
 _V4 = _tpu(teraflops=275, units=(8, 128), gibibytes=32, memory=1228, links=300, network=25)
 _V5E = _tpu(teraflops=197, units=(4, 128), gibibytes=16, memory=819, links=200, network=25)
 _V5P = _tpu(teraflops=459, units=(8, 128), gibibytes=95, memory=2765, links=600, network=50)

@@ -7,8 +7,10 @@ networks, and `scoring/images.py` makes scores of the features.
 """
 
 import collections
+import contextlib
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ from etils import epath
 from panoptic_jax.data import geometry
 from panoptic_jax.encoders import clip
 from panoptic_jax.logs.progress import Progress
-from panoptic_jax.machine import files, hosts
+from panoptic_jax.machine import ahead, files, hosts
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.machine.work_folder import own_share
 from panoptic_jax.metrics import clip_score, fid
@@ -161,15 +163,17 @@ class Features:
         """Computes and writes the chunk that begins with image number `start`."""
         blocks = collections.defaultdict(list)
         end = start + self._size(start)
-        for first in range(start, end, self.networks.block):
-            # What is done of this chunk is lost with it.
-            self._interruption.leave_if_asked()
-            numbers = range(first, min(first + self.networks.block, end))
-            for name, block in self._features(numbers).items():
-                self._require_finite(name, block, numbers)
-                blocks[name].append(block)
-            if self._progress:
-                self._progress.add(len(numbers))
+        # Read ahead, also while the networks work.
+        with contextlib.closing(ahead.in_order(self._seen, range(start, end))) as seen:
+            for first in range(start, end, self.networks.block):
+                # What is done of this chunk is lost with it.
+                self._interruption.leave_if_asked()
+                numbers = range(first, min(first + self.networks.block, end))
+                for name, block in self._features(numbers, seen).items():
+                    self._require_finite(name, block, numbers)
+                    blocks[name].append(block)
+                if self._progress:
+                    self._progress.add(len(numbers))
         arrays = {name: np.concatenate(own) for name, own in blocks.items()}
         # Through memory, so that a kill leaves a whole file or none.
         content = io.BytesIO()
@@ -177,14 +181,15 @@ class Features:
         self._folders[0].mkdir(parents=True, exist_ok=True)
         files.write_whole(self._folders[0] / f'{start:08d}.npz', content.getvalue())
 
-    def _features(self, numbers: range) -> dict[str, np.ndarray]:
-        """The features of a block of images, {name: (n, ...)}."""
-        # Only what the networks see is held: images of others may be large.
-        squares, fitted = [], []
-        for image in map(self.images.image, numbers):
-            squares.append(square(image))
-            if self.networks.clip_images:
-                fitted.append(clip.fit(image))
+    def _seen(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """What the networks see of an image: Inception, and CLIP if there is one."""
+        # Only this is held: images of others may be large.
+        image = self.images.image(number)
+        return square(image), clip.fit(image) if self.networks.clip_images else None
+
+    def _features(self, numbers: range, seen: Iterator) -> dict[str, np.ndarray]:
+        """The features of a block of images, {name: (n, ...)}, the next ones of `seen`."""
+        squares, fitted = zip(*itertools.islice(seen, len(numbers)), strict=True)
         # One pass over the images serves all networks: reading costs more than some of them.
         arrays = {}
         if self.networks.inception:

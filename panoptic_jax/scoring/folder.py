@@ -6,6 +6,7 @@ finds the true images.
 
 import dataclasses
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ class Folder:
         known: 'weights', 'ema' and 'sample'.
       is_own: Whether `sample.py` made them in this run.
       table: (256,) uint8 that turns the maps' ids into the data's; None where no map is compared.
+      kept: {number: its map, packed} of the maps that were read; several scores ask for each.
     """
 
     path: epath.Path
@@ -39,6 +41,7 @@ class Folder:
     facts: Mapping[str, Any]
     is_own: bool
     table: np.ndarray | None
+    kept: dict[int, tuple] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -81,8 +84,14 @@ class Folder:
 
     def segments(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The map of a pair, and the numbers of its things: (h, w) uint8 each, 0 for none."""
-        ids, instances = self.pairs.segments(number)
-        return ids if self.table is None else self.table[ids], instances
+        if number not in self.kept:
+            ids, instances = self.pairs.segments(number)
+            both = np.stack([ids if self.table is None else self.table[ids], instances])
+            # A map has few areas: packed, 30,000 of them take some ten megabytes.
+            self.kept[number] = both.shape, zlib.compress(both.tobytes(), level=1)
+        shape, packed = self.kept[number]
+        ids, instances = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(shape).copy()
+        return ids, instances
 
 
 def of_samples(path: epath.Path, data: CategoryList) -> Folder:

@@ -5,6 +5,7 @@ does not grow with their number. The metrics are in `metrics/`. `scoring/scene_s
 pairs of scenes, and `scoring/images.py` images by frozen networks.
 """
 
+import contextlib
 import functools
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from panoptic_jax.data.manifest import Manifest
 from panoptic_jax.encoders.load import Autoencoder
 from panoptic_jax.export import report
 from panoptic_jax.logs.progress import Progress
-from panoptic_jax.machine import hosts
+from panoptic_jax.machine import ahead, hosts
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.machine.work_folder import own_share
 from panoptic_jax.metrics import mcd
@@ -64,17 +65,21 @@ def score_mcd(
         ids = geometry.true_ids(record, side, manifest.void_wins)
         return mcd.histograms(ids[None], bins)[0], record['captions']
 
-    progress = Progress('evaluate', 'maps', len(own_share(range(len(indices)))))
+    own_numbers = own_share(range(len(indices)))
+    progress = Progress('evaluate', 'maps', len(own_numbers))
+    # `deal` asks for this process's share in its order.
+    drawn = ahead.in_order(pairs.ids, own_numbers)
 
     def distance(number):
         interruption.leave_if_asked()
-        ids = pairs.ids(number)
+        ids = next(drawn) if number in own_numbers else pairs.ids(number)
         ids = ids[geometry.central_square(ids)]  # the true maps are cropped in the same way
         own, _ = truth(indices[number])
         progress.add()
         return np.abs(mcd.histograms(ids[None], bins)[0] - own).sum()
 
-    distances = hosts.deal(distance, len(indices))
+    with contextlib.closing(drawn):
+        distances = hosts.deal(distance, len(indices))
     yardstick_count = min(len(split), _YARDSTICK_IMAGES)
     histograms, captions = zip(*map(truth, range(yardstick_count)), strict=True)
     histograms = np.stack(histograms)  # (n, bins)
@@ -115,8 +120,8 @@ def score_reproduction(
     """
     truth = [split[index] for index in indices[:HELD]]
     count = len(truth)
-    images = [pairs.image(number) for number in range(count)]
-    maps = np.stack([pairs.ids(number) for number in range(count)])
+    images = [*ahead.in_order(pairs.image, range(count))]
+    maps = np.stack([*ahead.in_order(pairs.ids, range(count))])
     side = maps.shape[1]
     true_maps = np.stack([geometry.true_ids(r, side, manifest.void_wins) for r in truth])
     true_latents = np.stack([geometry.true_latents(record) for record in truth])

@@ -13,6 +13,7 @@ from panoptic_jax.data import geometry, loader, scene_oracle, scene_segments, sc
 from panoptic_jax.data.manifest import Manifest
 from panoptic_jax.encoders.load import Autoencoder
 from panoptic_jax.export import report
+from panoptic_jax.machine import ahead
 from panoptic_jax.scoring.features import square
 from panoptic_jax.scoring.folder import Folder
 from panoptic_jax.scoring.maps import HELD
@@ -65,9 +66,9 @@ def score_scenes(
         logging.info('No prompt is in the words of scenes, so the scene scores are left out.')
         return []
     # Others' pairs may have any size.
-    segments = [_fit_to_scenes(pairs.segments(number)) for number in readable]
+    segments = [*map(_fit_to_scenes, ahead.in_order(pairs.segments, readable))]
     maps = [category for category, _ in segments]
-    images = [square(pairs.image(number)) for number in readable]
+    images = [*map(square, ahead.in_order(pairs.image, readable))]
     own_captions = [captions[number] for number in readable]
     values = scene_oracle.score(images, maps, own_captions)
 

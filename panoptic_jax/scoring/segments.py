@@ -4,6 +4,7 @@
 against what their own images show.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from panoptic_jax.data import geometry, instances
 from panoptic_jax.data.categories import things_of
 from panoptic_jax.data.manifest import Manifest
 from panoptic_jax.export import report
+from panoptic_jax.machine import ahead
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.metrics import pq, semantic
 from panoptic_jax.scoring.score import Score
@@ -62,12 +64,13 @@ def tally(
       Interrupted: SIGTERM came.
     """
     counts = pq.none()
-    for number in range(count):
-        interruption.leave_if_asked()
-        truth, prediction = (
-            each(number) if callable(each) else each[number] for each in (truths, predictions)
-        )
-        counts = pq.added(counts, pq.count(truth, prediction, thing_ids))
+    true, predicted = (
+        each if callable(each) else each.__getitem__ for each in (truths, predictions)
+    )
+    with contextlib.closing(ahead.in_order(predicted, range(count))) as drawn:
+        for number, prediction in enumerate(drawn):
+            interruption.leave_if_asked()
+            counts = pq.added(counts, pq.count(true(number), prediction, thing_ids))
     return Tally(counts, count)
 
 
@@ -137,15 +140,15 @@ def score_pixels(
     """
     side = predictions(0)[0].shape[0]
     own = floor = 0
-    for number, index in enumerate(indices):
-        interruption.leave_if_asked()
-        category, _ = predictions(number)
-        truth, other = (
-            geometry.true_ids(split[i % len(split)], side, manifest.void_wins)
-            for i in (index, index + 1)
-        )
-        own = own + semantic.confusion(truth, category)
-        floor = floor + semantic.confusion(other, category)
+    with contextlib.closing(ahead.in_order(predictions, range(len(indices)))) as drawn:
+        for index, (category, _) in zip(indices, drawn, strict=True):
+            interruption.leave_if_asked()
+            truth, other = (
+                geometry.true_ids(split[i % len(split)], side, manifest.void_wins)
+                for i in (index, index + 1)
+            )
+            own = own + semantic.confusion(truth, category)
+            floor = floor + semantic.confusion(other, category)
     scores = []
     for name, measure, reading in (
         ('pixel_accuracy', semantic.pixel_accuracy, 'Share of pixels with the true category.'),
