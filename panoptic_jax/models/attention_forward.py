@@ -1,0 +1,214 @@
+"""The forward pass of the TPU's attention kernel: scores, their softmax, and the mixed values.
+
+A unit of work is a tile of queries of one head. Scores of some units are computed ahead of the one
+whose softmax runs, so that the matrix units always have something to do.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from panoptic_jax.models import attention_layout
+from panoptic_jax.models.attention_layout import LANES, Layout, columns
+
+# Units whose scores are computed ahead of the softmax: one for each matrix unit, and one more.
+_AHEAD = 5
+# A sum of registers waits for the one before, unless it is several sums side by side.
+_SUMS = 4
+_FLOAT_SUBLANES = 8  # a register's rows of 32-bit numbers
+
+
+class _Unit(NamedTuple):
+    """A tile of queries of a head: its group and part within the trip, and its first channel."""
+
+    group: int
+    part: int
+    head: int
+    tile: int
+
+
+class _Memory(NamedTuple):
+    """What the kernel reads and writes: two or three arrays, and scratch memory.
+
+    Attributes:
+      qkv: Queries, keys and values.
+      mixed: The result.
+      logarithms: See `forward`; None if they are not asked for.
+      queries: For each part at work, (queries, channels).
+      keys: For each part at work, (keys, channels).
+      values: For each part at work, (channels, keys).
+      scores: For each unit at work, (keys, lanes).
+      tops: For each unit at work, the largest score of each query, in all rows.
+      groups: For each group of a trip, the result (channels, queries).
+      zero: See `attention_layout.unseen_zero`.
+    """
+
+    qkv: jax.Array
+    mixed: jax.Array
+    logarithms: jax.Array | None
+    queries: list[jax.Array]
+    keys: list[jax.Array]
+    values: list[jax.Array]
+    scores: list[jax.Array]
+    tops: list[jax.Array]
+    groups: list[jax.Array]
+    zero: jax.Array
+
+
+def forward(
+    qkv: jax.Array, num_heads: int, *, interpret: bool, with_logarithms: bool
+) -> list[jax.Array]:
+    """[mixed (B, T, C)], with the binary logarithms of the softmax's sums if they are asked for.
+
+    These are float32 (B, groups, heads of a group, T and what fills the lanes): a weight is two to
+    the power of its score, times log2(e), less the logarithm.
+    """
+    layout = attention_layout.layout_of(qkv.shape, num_heads)
+    # A trip's first and last units find the matrix units idle, so a trip has some heads.
+    groups_of_trip = 2 if layout.width == LANES and layout.groups % 2 == 0 else 1
+    units = _units(layout, groups_of_trip)
+
+    def body(qkv_ref, mixed_ref, *refs):
+        *logarithms, queries, keys, values, scores, tops, groups = refs
+        memory = _Memory(
+            qkv_ref, mixed_ref, *(logarithms or [None]), queries, keys, values, scores, tops,
+            groups, attention_layout.unseen_zero(),
+        )  # fmt: skip
+
+        def trip(i, _):
+            _trip(memory, layout, units, i * groups_of_trip)
+
+        jax.lax.fori_loop(0, layout.groups // groups_of_trip, trip, init_val=None)
+
+    rows = layout.groups, layout.heads_of_group, layout.queries
+    shapes = [
+        jax.ShapeDtypeStruct((layout.batch, layout.count, layout.channels), qkv.dtype),
+        jax.ShapeDtypeStruct((layout.batch, *rows), jnp.float32),
+    ]
+    blocks = [
+        attention_layout.block(layout.queries, layout.channels),
+        pl.BlockSpec((1, *rows), lambda example: (example, 0, 0, 0)),
+    ]
+    arrays = 2 if with_logarithms else 1
+    return pl.pallas_call(
+        body,
+        grid=(layout.batch,),
+        in_specs=[attention_layout.block(layout.queries, 3 * layout.channels)],
+        out_specs=blocks[:arrays],
+        out_shape=shapes[:arrays],
+        scratch_shapes=_scratch(layout, qkv.dtype, units),
+        name='attention',
+        interpret=interpret,
+        **attention_layout.compiler_settings(layout, qkv.dtype.itemsize, products=2, arrays=4),
+    )(qkv)
+
+
+def _units(layout, groups):
+    return [
+        _Unit(group, part, head, tile)
+        for group in range(groups)
+        for part, heads in enumerate(layout.parts, start=group * len(layout.parts))
+        for tile in layout.tiles
+        for head in heads
+    ]
+
+
+def _scratch(layout, dtype, units):
+    # Parts are read when their first scores are computed, while those before are still at work.
+    units_of_part = sum(unit.part == 0 for unit in units)
+    parts = min(units[-1].part + 1, _AHEAD // units_of_part + 2)
+    slots = min(len(units), _AHEAD + 1)
+    width = layout.part_width
+    return [
+        [pltpu.VMEM((layout.queries, width), dtype)] * parts,
+        [pltpu.VMEM((layout.keys, width), dtype)] * parts,
+        [pltpu.VMEM((width, layout.keys), dtype)] * parts,
+        [pltpu.VMEM((layout.keys, LANES), jnp.float32)] * slots,
+        [pltpu.VMEM((_FLOAT_SUBLANES, LANES), jnp.float32)] * slots,
+        [pltpu.VMEM((layout.width, layout.queries), jnp.float32)] * (units[-1].group + 1),
+    ]
+
+
+def _trip(memory, layout, units, first_group):
+    for n in range(-_AHEAD, len(units)):
+        if n + _AHEAD < len(units):
+            ahead = units[n + _AHEAD]
+            if n + _AHEAD == 0 or ahead.part != units[n + _AHEAD - 1].part:
+                _read_part(memory, layout, ahead, first_group)
+            _score(memory, layout, ahead, (n + _AHEAD) % len(memory.scores))
+        if n >= 0:
+            slot = n % len(memory.scores)
+            _mix(memory, layout, units[n], first_group=first_group, slot=slot)
+
+
+def _read_part(memory, layout, unit, first_group):
+    place = unit.part % len(memory.queries)
+
+    def read(start, rows):
+        of_group = columns(start, first_group + unit.group, layout.width)
+        part = memory.qkv[0, :rows, of_group]
+        return part[:, unit.head : unit.head + layout.part_width]
+
+    memory.queries[place][:] = read(0, layout.queries)
+    memory.keys[place][:] = read(layout.channels, layout.keys)
+    # What lies beyond the tokens may be NaN, which times a weight of 0 is still NaN.
+    values = attention_layout.zero_rows_from(layout.count, read(2 * layout.channels, layout.keys))
+    memory.values[place][:] = values.T
+
+
+def _score(memory, layout, unit, slot):
+    """Scores lie as (keys, queries), so that sums run over sublanes; they lack their scale."""
+    place = unit.part % len(memory.queries)
+    query = memory.queries[place][unit.tile : unit.tile + LANES]
+    start = unit.head % layout.part_width
+    query = attention_layout.of_head(query, start, layout.head)
+    scores = attention_layout.dot(memory.keys[place][:], query, attention_layout.TRANSPOSED)
+    sure = layout.count // _FLOAT_SUBLANES * _FLOAT_SUBLANES
+    top = scores[:sure].max(0, keepdims=True) if sure else None
+    memory.scores[slot][:sure] = scores[:sure]
+    if sure < layout.keys:
+        # Keys beyond the tokens get no weight.
+        rest = scores[sure:]
+        keys = jax.lax.broadcasted_iota(jnp.int32, rest.shape, 0)
+        rest = jnp.where(keys < layout.count - sure, rest, -jnp.inf)
+        memory.scores[slot][sure:] = rest
+        top_of_rest = rest.max(0, keepdims=True)
+        top = jnp.maximum(top, top_of_rest) if sure else top_of_rest
+    memory.tops[slot][:] = jnp.broadcast_to(top, memory.tops[slot].shape)
+
+
+def _mix(memory, layout, unit, *, first_group, slot):
+    scale = layout.head**-0.5 * math.log2(math.e)
+    top = memory.tops[slot][pl.ds(memory.zero, _FLOAT_SUBLANES)][:1]
+    scores = memory.scores[slot][pl.ds(memory.zero, layout.keys)]
+    weights = jnp.exp2((scores - top) * scale)
+    total = _sum_of_rows(weights)
+    values = memory.values[unit.part % len(memory.values)]
+    start = unit.head % layout.part_width
+    values = values[start : start + layout.head]
+    weights = weights.astype(values.dtype)
+    mixed = attention_layout.dot(values, weights, attention_layout.PLAIN)  # (head, queries)
+    tile = slice(unit.tile, unit.tile + LANES)
+    result = memory.groups[unit.group]
+    result[unit.head : unit.head + layout.head, tile] = mixed / total
+    group = first_group + unit.group
+    if memory.logarithms is not None:
+        number = unit.head // layout.head
+        memory.logarithms[0, group, number : number + 1, tile] = top * scale + jnp.log2(total)
+    if unit.head + layout.head == layout.width:
+        of_group = columns(0, group, layout.width)
+        memory.mixed[0, tile, of_group] = result[:, tile].T.astype(memory.mixed.dtype)
+
+
+def _sum_of_rows(array):
+    rows = _SUMS * _FLOAT_SUBLANES
+    whole = array.shape[0] // rows * rows
+    sums = [array[whole:].sum(0, keepdims=True)] if whole < array.shape[0] else []
+    if whole:
+        side_by_side = array[:whole].reshape(whole // rows, rows, array.shape[1]).sum(0)
+        sums.append(side_by_side.sum(0, keepdims=True))
+    return sum(sums)
