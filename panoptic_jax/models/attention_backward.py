@@ -1,7 +1,7 @@
 """The backward pass of the TPU's attention kernel.
 
-The forward pass leaves the softmax's sums and its result, so that weights and the gradients of
-scores need nothing but the scores themselves: they are computed as these leave the matrix units.
+The forward pass leaves the softmax's sums, so that weights need nothing but their scores: they are
+computed as these leave the matrix units. A unit of work is a tile of queries of one head.
 """
 
 import math
@@ -13,10 +13,20 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from panoptic_jax.models import attention_layout
-from panoptic_jax.models.attention_layout import LANES, PLAIN, TRANSPOSED, columns, dot, of_head
+from panoptic_jax.models.attention_layout import (
+    FLOAT_SUBLANES,
+    LANES,
+    PLAIN,
+    TRANSPOSED,
+    columns,
+    dot,
+    of_head,
+)
 
 # Heads at work: the products of one run while the scores of the next are computed.
 _AT_WORK = 2
+# Units at work: one is scored while the scores' gradients of the one before are computed.
+_SLOTS = 3
 
 
 class _Memory(NamedTuple):
@@ -24,13 +34,13 @@ class _Memory(NamedTuple):
 
     Attributes:
       qkv: Queries, keys and values.
-      mixed: The result of the forward pass.
       logarithms: See `attention_forward.forward`.
-      gradient: The gradient of `mixed`.
+      gradient: The gradient of the forward pass's result.
       result: The gradients of `qkv`.
       parts: For each part at work, queries, keys, values and gradient, (rows, channels).
       turned: For each part at work, queries, keys and gradient, (channels, rows).
-      shares: For each part at work, the sum of result * gradient of each head and query.
+      tiles: For each unit at work, weights and their gradients, (keys, lanes).
+      shares: For each unit at work, the sum over keys of weight * gradient, in all rows.
       weights: For each head at work, (keys, queries).
       of_scores: For each head at work, (keys, queries), the gradients of scores.
       groups: The gradients of a group's queries, keys and values, (channels, rows).
@@ -38,12 +48,12 @@ class _Memory(NamedTuple):
     """
 
     qkv: jax.Array
-    mixed: jax.Array
     logarithms: jax.Array
     gradient: jax.Array
     result: jax.Array
     parts: list[list[jax.Array]]
     turned: list[list[jax.Array]]
+    tiles: list[list[jax.Array]]
     shares: list[jax.Array]
     weights: list[jax.Array]
     of_scores: list[jax.Array]
@@ -53,14 +63,13 @@ class _Memory(NamedTuple):
 
 def backward(
     qkv: jax.Array,
-    mixed: jax.Array,
     logarithms: jax.Array,
     gradient: jax.Array,
     *,
     num_heads: int,
     interpret: bool,
 ) -> jax.Array:
-    """The gradient of `qkv`, from what `attention_forward.forward` returned and its gradient."""
+    """The gradient of `qkv`, from the logarithms and the gradient of `attention_forward.forward`."""
     layout = attention_layout.layout_of(qkv.shape, num_heads)
 
     def body(*refs):
@@ -78,14 +87,14 @@ def backward(
     return pl.pallas_call(
         body,
         grid=(layout.batch,),
-        in_specs=[of_qkv, of_mixed, of_logarithms, of_mixed],
+        in_specs=[of_qkv, of_logarithms, of_mixed],
         out_specs=of_qkv,
         out_shape=jax.ShapeDtypeStruct(qkv.shape, qkv.dtype),
         scratch_shapes=_scratch(layout, qkv.dtype),
         name='attention_gradient',
         interpret=interpret,
-        **attention_layout.compiler_settings(layout, qkv.dtype.itemsize, products=5, arrays=8),
-    )(qkv, mixed, logarithms, gradient)
+        **attention_layout.compiler_settings(layout, qkv.dtype.itemsize, products=5, arrays=7),
+    )(qkv, logarithms, gradient)
 
 
 def _scratch(layout, dtype):
@@ -96,7 +105,8 @@ def _scratch(layout, dtype):
     return [
         [[pltpu.VMEM((count, width), dtype) for count in rows]] * parts,
         [[pltpu.VMEM((width, count), dtype) for count in (queries, keys, gradient)]] * parts,
-        [pltpu.VMEM((len(layout.parts[0]), layout.queries), jnp.float32)] * parts,
+        [[pltpu.VMEM((layout.keys, LANES), jnp.float32)] * 2] * _SLOTS,
+        [pltpu.VMEM((FLOAT_SUBLANES, LANES), jnp.float32)] * _SLOTS,
         scores,
         scores,
         [pltpu.VMEM((layout.width, count), dtype) for count in rows[:3]],
@@ -106,13 +116,16 @@ def _scratch(layout, dtype):
 def _trip(memory, layout, group):
     """One group's heads; the scores of each are computed before the products of the one before."""
     heads = [(part, head) for part, heads in enumerate(layout.parts) for head in heads]
-    for n, (part, head) in enumerate(heads):
-        if n == 0 or part != heads[n - 1][0]:
+    units = [(part, head, tile) for part, head in heads for tile in layout.tiles]
+    for n, (part, head, tile) in enumerate(units):
+        if n == 0 or part != units[n - 1][0]:
             _read_part(memory, layout, group, part=part, start=head)
-        for tile in layout.tiles:
-            _score(memory, layout, (group, part, head), tile)
+        _score(memory, layout, (group, part, head), tile=tile, slot=n % _SLOTS)
         if n:
-            _multiply(memory, layout, *heads[n - 1])
+            _subtract(memory, layout, units[n - 1][1:], (n - 1) % _SLOTS)
+        if head and tile == layout.tiles[-1]:
+            _multiply(memory, layout, *heads[head // layout.head - 1])
+    _subtract(memory, layout, units[-1][1:], (len(units) - 1) % _SLOTS)
     _multiply(memory, layout, *heads[-1])
     starts = range(0, 3 * layout.channels, layout.channels)
     for start, gradients in zip(starts, memory.groups, strict=True):
@@ -124,8 +137,9 @@ def _read_part(memory, layout, group, *, part, start):
     place = part % len(memory.parts)
 
     def read(array, channel, rows):
-        of_group = array[0, :rows, columns(channel, group, layout.width)]
-        of_part = of_group[:, start : start + layout.part_width]
+        of_part = attention_layout.read_part(
+            array, layout, group, start=start, channel=channel, rows=rows
+        )
         # The sums over queries and keys meet all rows, so none may be NaN.
         return attention_layout.zero_rows_from(layout.count, of_part)
 
@@ -136,33 +150,38 @@ def _read_part(memory, layout, group, *, part, start):
     gradient[:] = read(memory.gradient, 0, layout.queries)
     for array, turned in zip((query, key, gradient), memory.turned[place], strict=True):
         turned[:] = array[:].T
-    mixed = read(memory.mixed, 0, layout.queries).T
-    products = mixed.astype(jnp.float32) * memory.turned[place][2][:].astype(jnp.float32)
-    for n in range(layout.part_width // layout.head):
-        of_head = products[n * layout.head : (n + 1) * layout.head]
-        memory.shares[place][n : n + 1] = of_head.sum(0, keepdims=True)
 
 
-def _score(memory, layout, place, tile):
-    """Weights and the gradients of scores of a tile of queries, as (keys, queries)."""
+def _score(memory, layout, place, *, tile, slot):
+    """A unit's weights and their gradients, as (keys, queries)."""
     group, part, head = place
     query, key, value, gradient = memory.parts[part % len(memory.parts)]
     start, tile = head % layout.part_width, slice(tile, tile + LANES)
-    number = start // layout.head
     query, gradient = (of_head(array[tile], start, layout.head) for array in (query, gradient))
     # Queries beyond the tokens are zeros, and what the forward pass left for them may be NaN.
     lanes = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
-    logarithm = memory.logarithms[0, group, pl.ds(head // layout.head, 1), tile]
+    number = head // layout.head
+    logarithm = memory.logarithms[0, group, number : number + 1, tile]
     logarithm = jnp.where(lanes < layout.count - tile.start, logarithm, jnp.zeros_like(logarithm))
-    share = memory.shares[part % len(memory.shares)][number : number + 1, tile]
     scores = dot(key[:], query, TRANSPOSED)
     of_weights = dot(value[:], gradient, TRANSPOSED)
     weights = jnp.exp2(scores * (layout.head**-0.5 * math.log2(math.e)) - logarithm)
     weights = attention_layout.zero_rows_from(layout.count, weights)
+    memory.weights[number % _AT_WORK][:, tile] = weights.astype(key.dtype)
+    share = attention_layout.sum_of_rows(weights * of_weights)
+    memory.tiles[slot][0][:], memory.tiles[slot][1][:] = weights, of_weights
+    memory.shares[slot][:] = jnp.broadcast_to(share, memory.shares[slot].shape)
+
+
+def _subtract(memory, layout, place, slot):
+    """The gradients of a unit's scores."""
+    head, tile = place
+    keys = pl.ds(memory.zero, layout.keys)
+    weights, of_weights = (array[keys] for array in memory.tiles[slot])
+    share = memory.shares[slot][pl.ds(memory.zero, FLOAT_SUBLANES)][:1]
     of_scores = weights * (of_weights - share)
-    at_work = head // layout.head % _AT_WORK
-    memory.weights[at_work][:, tile] = weights.astype(key.dtype)
-    memory.of_scores[at_work][:, tile] = of_scores.astype(key.dtype)
+    result = memory.of_scores[head // layout.head % _AT_WORK]
+    result[:, tile : tile + LANES] = of_scores.astype(result.dtype)
 
 
 def _multiply(memory, layout, part, head):

@@ -4,6 +4,7 @@ A unit of work is a tile of queries of one head. Scores of some units are comput
 whose softmax runs, so that the matrix units always have something to do.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -13,13 +14,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from panoptic_jax.models import attention_layout
-from panoptic_jax.models.attention_layout import LANES, Layout, columns
+from panoptic_jax.models.attention_layout import FLOAT_SUBLANES, LANES, columns
 
 # Units whose scores are computed ahead of the softmax: one for each matrix unit, and one more.
 _AHEAD = 5
-# A sum of registers waits for the one before, unless it is several sums side by side.
-_SUMS = 4
-_FLOAT_SUBLANES = 8  # a register's rows of 32-bit numbers
 
 
 class _Unit(NamedTuple):
@@ -128,7 +126,7 @@ def _scratch(layout, dtype, units):
         [pltpu.VMEM((layout.keys, width), dtype)] * parts,
         [pltpu.VMEM((width, layout.keys), dtype)] * parts,
         [pltpu.VMEM((layout.keys, LANES), jnp.float32)] * slots,
-        [pltpu.VMEM((_FLOAT_SUBLANES, LANES), jnp.float32)] * slots,
+        [pltpu.VMEM((FLOAT_SUBLANES, LANES), jnp.float32)] * slots,
         [pltpu.VMEM((layout.width, layout.queries), jnp.float32)] * (units[-1].group + 1),
     ]
 
@@ -148,16 +146,18 @@ def _trip(memory, layout, units, first_group):
 def _read_part(memory, layout, unit, first_group):
     place = unit.part % len(memory.queries)
 
-    def read(start, rows):
-        of_group = columns(start, first_group + unit.group, layout.width)
-        part = memory.qkv[0, :rows, of_group]
-        return part[:, unit.head : unit.head + layout.part_width]
-
-    memory.queries[place][:] = read(0, layout.queries)
-    memory.keys[place][:] = read(layout.channels, layout.keys)
+    read = functools.partial(
+        attention_layout.read_part,
+        memory.qkv,
+        layout,
+        first_group + unit.group,
+        start=unit.head,
+    )
+    memory.queries[place][:] = read(channel=0, rows=layout.queries)
+    memory.keys[place][:] = read(channel=layout.channels, rows=layout.keys)
     # What lies beyond the tokens may be NaN, which times a weight of 0 is still NaN.
-    values = attention_layout.zero_rows_from(layout.count, read(2 * layout.channels, layout.keys))
-    memory.values[place][:] = values.T
+    values = read(channel=2 * layout.channels, rows=layout.keys)
+    memory.values[place][:] = attention_layout.zero_rows_from(layout.count, values).T
 
 
 def _score(memory, layout, unit, slot):
@@ -167,7 +167,7 @@ def _score(memory, layout, unit, slot):
     start = unit.head % layout.part_width
     query = attention_layout.of_head(query, start, layout.head)
     scores = attention_layout.dot(memory.keys[place][:], query, attention_layout.TRANSPOSED)
-    sure = layout.count // _FLOAT_SUBLANES * _FLOAT_SUBLANES
+    sure = layout.count // FLOAT_SUBLANES * FLOAT_SUBLANES
     top = scores[:sure].max(0, keepdims=True) if sure else None
     memory.scores[slot][:sure] = scores[:sure]
     if sure < layout.keys:
@@ -183,10 +183,10 @@ def _score(memory, layout, unit, slot):
 
 def _mix(memory, layout, unit, *, first_group, slot):
     scale = layout.head**-0.5 * math.log2(math.e)
-    top = memory.tops[slot][pl.ds(memory.zero, _FLOAT_SUBLANES)][:1]
+    top = memory.tops[slot][pl.ds(memory.zero, FLOAT_SUBLANES)][:1]
     scores = memory.scores[slot][pl.ds(memory.zero, layout.keys)]
     weights = jnp.exp2((scores - top) * scale)
-    total = _sum_of_rows(weights)
+    total = attention_layout.sum_of_rows(weights)
     values = memory.values[unit.part % len(memory.values)]
     start = unit.head % layout.part_width
     values = values[start : start + layout.head]
@@ -202,13 +202,3 @@ def _mix(memory, layout, unit, *, first_group, slot):
     if unit.head + layout.head == layout.width:
         of_group = columns(0, group, layout.width)
         memory.mixed[0, tile, of_group] = result[:, tile].T.astype(memory.mixed.dtype)
-
-
-def _sum_of_rows(array):
-    rows = _SUMS * _FLOAT_SUBLANES
-    whole = array.shape[0] // rows * rows
-    sums = [array[whole:].sum(0, keepdims=True)] if whole < array.shape[0] else []
-    if whole:
-        side_by_side = array[:whole].reshape(whole // rows, rows, array.shape[1]).sum(0)
-        sums.append(side_by_side.sum(0, keepdims=True))
-    return sum(sums)

@@ -1,9 +1,8 @@
 """A fused attention kernel for TPUs, in Pallas: one pass per example over its vector memory.
 
 No score ever leaves that memory, and nothing is transposed outside of it: the kernel reads what the
-layer's matrix product wrote and writes what the next one reads. The backward pass keeps its input,
-the result, which the next layer keeps anyway, and a number for each query and head; computing the
-scores anew costs less than fetching them. `models/forms.py` says which arrays get the kernel.
+layer's matrix product wrote and writes what the next one reads. The backward pass keeps its input
+and a number for each query and head, since computing the scores anew costs less than fetching them. `models/forms.py` says which arrays get the kernel.
 """
 
 import functools
@@ -42,7 +41,7 @@ def kernel_takes(tokens: int, size: int, num_heads: int) -> bool:
 
 def _forward(qkv, num_heads, interpret):
     mixed, logarithms = forward(qkv, num_heads, interpret=interpret, with_logarithms=True)
-    return mixed, (qkv, mixed, logarithms)
+    return mixed, (qkv, logarithms)
 
 
 def _backward(num_heads, interpret, saved, gradient):

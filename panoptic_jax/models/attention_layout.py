@@ -11,6 +11,9 @@ from jax.experimental.pallas import tpu as pltpu
 # A vector register holds so many columns, and so many rows of 16-bit numbers.
 LANES = 128
 SUBLANES = 16
+FLOAT_SUBLANES = 8  # rows of 32-bit numbers
+# A sum of registers waits for the one before, unless it is several sums side by side.
+_SUMS = 4
 _VECTOR_MEMORY = 64 * 2**20  # bytes that a kernel may use
 
 # Which axes a product sums over: left @ right, and left @ right.T.
@@ -27,7 +30,7 @@ class Layout(NamedTuple):
     Attributes:
       batch: Examples.
       count: Tokens of each.
-      channels: Of all heads.
+      channels: All heads together.
       head: Channels of one head.
       width: Channels of a group, as few heads as fill whole registers.
       queries: Tokens that are computed along lanes.
@@ -99,6 +102,27 @@ def columns(start: int, group: jax.Array | int, width: int) -> pl.Slice:
     return pl.ds(pl.multiple_of(start + group * width, LANES), width)
 
 
+def read_part(
+    array: jax.Array, layout: Layout, group: jax.Array | int, *, start: int, channel: int, rows: int
+) -> jax.Array:
+    """The rows of a part of a group's heads, from its first channel `start`.
+
+    Args:
+      array: A reference to one example's (1, T, channels).
+      layout: The kernel's.
+      group: The group's number.
+      start: The part's first channel within the group.
+      channel: Where queries, keys or values begin.
+      rows: How many.
+    """
+    # Whole registers, and of these the part.
+    first = start // LANES * LANES
+    end = math.ceil((start + layout.part_width) / LANES) * LANES
+    place = pl.multiple_of(channel + first + group * layout.width, LANES)
+    registers = array[0, :rows, pl.ds(place, end - first)]
+    return registers[:, start - first : start - first + layout.part_width]
+
+
 def dot(left: jax.Array, right: jax.Array, dimensions: tuple) -> jax.Array:
     """A product of two matrices, summed in float32."""
     return jax.lax.dot_general(left, right, dimensions, preferred_element_type=jnp.float32)
@@ -113,6 +137,17 @@ def zero_rows_from(count: int, array: jax.Array) -> jax.Array:
     rows = jax.lax.broadcasted_iota(jnp.int32, rest.shape, 0)
     rest = jnp.where(rows < count - sure, rest, jnp.zeros_like(rest))
     return jnp.concatenate([array[:sure], rest], axis=0)
+
+
+def sum_of_rows(array: jax.Array) -> jax.Array:
+    """The sum of all rows (1, columns)."""
+    rows = _SUMS * FLOAT_SUBLANES
+    whole = array.shape[0] // rows * rows
+    sums = [array[whole:].sum(0, keepdims=True)] if whole < array.shape[0] else []
+    if whole:
+        side_by_side = array[:whole].reshape(whole // rows, rows, array.shape[1]).sum(0)
+        sums.append(side_by_side.sum(0, keepdims=True))
+    return sum(sums)
 
 
 def of_head(array: jax.Array, start: int, head: int) -> jax.Array:
