@@ -25,8 +25,8 @@ from panoptic_jax.models.attention_layout import (
 
 # Heads at work: the products of one run while the scores of the next are computed.
 _AT_WORK = 2
-# Units at work: one is scored while the scores' gradients of the one before are computed.
-_SLOTS = 3
+# Units at work: some are scored before the gradients of the scores of one are computed.
+_SLOTS = 6
 
 
 class _Memory(NamedTuple):

@@ -2,7 +2,8 @@
 
 No score ever leaves that memory, and nothing is transposed outside of it: the kernel reads what the
 layer's matrix product wrote and writes what the next one reads. The backward pass keeps its input
-and a number for each query and head, since computing the scores anew costs less than fetching them. `models/forms.py` says which arrays get the kernel.
+and a number for each query and head; computing the scores anew costs less than fetching them.
+`models/forms.py` says which arrays get the kernel.
 """
 
 import functools
