@@ -69,7 +69,7 @@ def backward(
     num_heads: int,
     interpret: bool,
 ) -> jax.Array:
-    """The gradient of `qkv`, from the logarithms and the gradient of `attention_forward.forward`."""
+    """The gradient of `qkv`, from that of the result and the logarithms of the forward pass."""
     layout = attention_layout.layout_of(qkv.shape, num_heads)
 
     def body(*refs):
