@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from panoptic_jax.models import attention_layout
+from panoptic_jax.models import attention_heads, attention_layout
+from panoptic_jax.models.attention_heads import AT_WORK
 from panoptic_jax.models.attention_layout import (
     FLOAT_SUBLANES,
     LANES,
@@ -23,8 +24,6 @@ from panoptic_jax.models.attention_layout import (
     of_head,
 )
 
-# Heads at work: the products of one run while the scores of the next are computed.
-_AT_WORK = 2
 # Units at work: some are scored before the gradients of the scores of one are computed.
 _SLOTS = 6
 
@@ -43,7 +42,8 @@ class _Memory(NamedTuple):
       shares: For each unit at work, the sum over keys of weight * gradient, in all rows.
       weights: For each head at work, (keys, queries).
       of_scores: For each head at work, (keys, queries), the gradients of scores.
-      groups: The gradients of a group's queries, keys and values, (channels, rows).
+      found: The gradients of a group's queries, keys and values, (heads, channels, rows).
+      staged: See `attention_heads.staging`.
       zero: See `attention_layout.unseen_zero`.
     """
 
@@ -57,7 +57,8 @@ class _Memory(NamedTuple):
     shares: list[jax.Array]
     weights: list[jax.Array]
     of_scores: list[jax.Array]
-    groups: list[jax.Array]
+    found: list[jax.Array]
+    staged: list[jax.Array]
     zero: jax.Array
 
 
@@ -75,10 +76,19 @@ def backward(
     def body(*refs):
         memory = _Memory(*refs, attention_layout.unseen_zero())
 
-        def trip(i, _):
-            _trip(memory, layout, i)
+        def of_group(group, _):
+            if memory.staged:
+                attention_heads.stage(memory, layout, group)
+                # A loop over heads: the code of all of them would take minutes to compile.
+                trips = layout.heads_of_group // attention_heads.at_work(layout)
+                jax.lax.fori_loop(
+                    0, trips, lambda i, _: _trip(memory, layout, group, i), init_val=None
+                )
+            else:
+                _trip(memory, layout, group, 0)
+            _write(memory, layout, group)
 
-        jax.lax.fori_loop(0, layout.groups, trip, init_val=None)
+        jax.lax.fori_loop(0, layout.groups, of_group, init_val=None)
 
     rows = layout.groups, layout.heads_of_group, layout.queries
     of_qkv = attention_layout.block(layout.queries, 3 * layout.channels)
@@ -98,10 +108,12 @@ def backward(
 
 
 def _scratch(layout, dtype):
-    parts = min(len(layout.parts), _AT_WORK)
-    width, rows = layout.part_width, [layout.queries, layout.keys, layout.keys, layout.queries]
+    width, heads = layout.part_width, layout.heads_of_group
+    staged = attention_heads.staging(layout, dtype)
+    parts = attention_heads.at_work(layout) if staged else 1
+    rows = [layout.queries, layout.keys, layout.keys, layout.queries]
     queries, keys, _, gradient = rows
-    scores = [pltpu.VMEM((layout.keys, layout.queries), dtype)] * _AT_WORK
+    scores = [pltpu.VMEM((layout.keys, layout.queries), dtype)] * AT_WORK
     return [
         [[pltpu.VMEM((count, width), dtype) for count in rows]] * parts,
         [[pltpu.VMEM((width, count), dtype) for count in (queries, keys, gradient)]] * parts,
@@ -109,87 +121,81 @@ def _scratch(layout, dtype):
         [pltpu.VMEM((FLOAT_SUBLANES, LANES), jnp.float32)] * _SLOTS,
         scores,
         scores,
-        [pltpu.VMEM((layout.width, count), dtype) for count in rows[:3]],
+        [pltpu.VMEM((heads, layout.head, count), dtype) for count in rows[:3]],
+        staged,
     ]
 
 
-def _trip(memory, layout, group):
-    """One group's heads; the scores of each are computed before the products of the one before."""
-    heads = [(part, head) for part, heads in enumerate(layout.parts) for head in heads]
-    units = [(part, head, tile) for part, head in heads for tile in layout.tiles]
-    for n, (part, head, tile) in enumerate(units):
-        if n == 0 or part != units[n - 1][0]:
-            _read_part(memory, layout, group, part=part, start=head)
-        _score(memory, layout, (group, part, head), tile=tile, slot=n % _SLOTS)
+def _trip(memory, layout, group, trip):
+    """Some heads of a group; the scores of each are computed before the products of the last."""
+    heads = attention_heads.of_trip(layout, trip, is_staged=bool(memory.staged))
+    units = [(head, tile) for head in heads for tile in layout.tiles]
+    for n, (head, tile) in enumerate(units):
+        if tile == 0 and head.start == 0:
+            _read_part(memory, layout, group, head)
+        _score(memory, layout, group, head, tile=tile, slot=n % _SLOTS)
         if n:
-            _subtract(memory, layout, units[n - 1][1:], (n - 1) % _SLOTS)
-        if head and tile == layout.tiles[-1]:
-            _multiply(memory, layout, *heads[head // layout.head - 1])
-    _subtract(memory, layout, units[-1][1:], (len(units) - 1) % _SLOTS)
-    _multiply(memory, layout, *heads[-1])
+            _subtract(memory, layout, *units[n - 1], slot=(n - 1) % _SLOTS)
+        if head.place and tile == layout.tiles[-1]:
+            _multiply(memory, layout, heads[head.place - 1])
+    _subtract(memory, layout, *units[-1], slot=(len(units) - 1) % _SLOTS)
+    _multiply(memory, layout, heads[-1])
+
+
+def _write(memory, layout, group):
+    """The gradients of a group, where its queries, keys and values lie."""
     starts = range(0, 3 * layout.channels, layout.channels)
-    for start, gradients in zip(starts, memory.groups, strict=True):
+    for start, found in zip(starts, memory.found, strict=True):
+        gradients = jnp.concatenate([found[n] for n in range(layout.heads_of_group)])
         of_group = columns(start, group, layout.width)
-        memory.result[0, : gradients.shape[1], of_group] = gradients[:].T
+        memory.result[0, : gradients.shape[1], of_group] = gradients.T
 
 
-def _read_part(memory, layout, group, *, part, start):
-    place = part % len(memory.parts)
-
-    def read(array, channel, rows):
-        of_part = attention_layout.read_part(
-            array, layout, group, start=start, channel=channel, rows=rows
-        )
-        # The sums over queries and keys meet all rows, so none may be NaN.
-        return attention_layout.zero_rows_from(layout.count, of_part)
-
-    query, key, value, gradient = memory.parts[place]
-    query[:] = read(memory.qkv, 0, layout.queries)
-    key[:] = read(memory.qkv, layout.channels, layout.keys)
-    value[:] = read(memory.qkv, 2 * layout.channels, layout.keys)
-    gradient[:] = read(memory.gradient, 0, layout.queries)
-    for array, turned in zip((query, key, gradient), memory.turned[place], strict=True):
+def _read_part(memory, layout, group, head):
+    parts = attention_heads.parts(memory, layout, group, head)
+    arrays = memory.parts[head.part]
+    for array, part in zip(arrays, parts, strict=True):
+        array[:] = part
+    query, key, _, gradient = arrays
+    for array, turned in zip((query, key, gradient), memory.turned[head.part], strict=True):
         turned[:] = array[:].T
 
 
-def _score(memory, layout, place, *, tile, slot):
+def _score(memory, layout, group, head, *, tile, slot):
     """A unit's weights and their gradients, as (keys, queries)."""
-    group, part, head = place
-    query, key, value, gradient = memory.parts[part % len(memory.parts)]
-    start, tile = head % layout.part_width, slice(tile, tile + LANES)
-    query, gradient = (of_head(array[tile], start, layout.head) for array in (query, gradient))
+    query, key, value, gradient = memory.parts[head.part]
+    tile = slice(tile, tile + LANES)
+    query, gradient = (of_head(array[tile], head.start, layout.head) for array in (query, gradient))
     # Queries beyond the tokens are zeros, and what the forward pass left for them may be NaN.
     lanes = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
-    number = head // layout.head
-    logarithm = memory.logarithms[0, group, number : number + 1, tile]
+    logarithm = attention_heads.logarithms(memory, group, head, tile)
     logarithm = jnp.where(lanes < layout.count - tile.start, logarithm, jnp.zeros_like(logarithm))
     scores = dot(key[:], query, TRANSPOSED)
     of_weights = dot(value[:], gradient, TRANSPOSED)
     weights = jnp.exp2(scores * (layout.head**-0.5 * math.log2(math.e)) - logarithm)
     weights = attention_layout.zero_rows_from(layout.count, weights)
-    memory.weights[number % _AT_WORK][:, tile] = weights.astype(key.dtype)
+    memory.weights[head.place % AT_WORK][:, tile] = weights.astype(key.dtype)
     share = attention_layout.sum_of_rows(weights * of_weights)
     memory.tiles[slot][0][:], memory.tiles[slot][1][:] = weights, of_weights
     memory.shares[slot][:] = jnp.broadcast_to(share, memory.shares[slot].shape)
 
 
-def _subtract(memory, layout, place, slot):
+def _subtract(memory, layout, head, tile, *, slot):
     """The gradients of a unit's scores."""
-    head, tile = place
     keys = pl.ds(memory.zero, layout.keys)
     weights, of_weights = (array[keys] for array in memory.tiles[slot])
     share = memory.shares[slot][pl.ds(memory.zero, FLOAT_SUBLANES)][:1]
     of_scores = weights * (of_weights - share)
-    result = memory.of_scores[head // layout.head % _AT_WORK]
+    result = memory.of_scores[head.place % AT_WORK]
     result[:, tile : tile + LANES] = of_scores.astype(result.dtype)
 
 
-def _multiply(memory, layout, part, head):
+def _multiply(memory, layout, head):
     """One head's gradients, as (channels, rows): thus the longer sides are the matrix unit's."""
-    at_work = head // layout.head % _AT_WORK
-    start = head % layout.part_width
-    turned = memory.turned[part % len(memory.turned)]
-    query, key, gradient = (array[start : start + layout.head] for array in turned)
+    at_work = head.place % AT_WORK
+    turned = memory.turned[head.part]
+    own = slice(head.start, head.start + layout.head)
+    query, key, gradient = (array[own] for array in turned)
     rows = pl.ds(memory.zero, layout.keys)
     weights, of_scores = memory.weights[at_work][rows], memory.of_scores[at_work][rows]
     scale = layout.head**-0.5
@@ -198,5 +204,5 @@ def _multiply(memory, layout, part, head):
         dot(query, of_scores, TRANSPOSED) * scale,
         dot(gradient, weights, TRANSPOSED),
     )
-    for array, found in zip(memory.groups, gradients, strict=True):
-        array[head : head + layout.head] = found.astype(array.dtype)
+    for found, array in zip(memory.found, gradients, strict=True):
+        found[head.number] = array.astype(found.dtype)
