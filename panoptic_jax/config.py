@@ -121,7 +121,7 @@ def default() -> ml_collections.ConfigDict:
     sample.checkpoint = 'newest'  # or 'best' by checkpoint_best, where sample.weights is ''
     sample.ema = True  # average weights rather than the last ones (checkpoints only)
     sample.prompt = ''  # one prompt; '': those of `prompts`, or captions of `split`
-    sample.prompts = ''  # a file: text, a prompt a line, or .jsonl with caption, map and seed
+    sample.prompts = ''  # a file: text, a prompt a line, or .jsonl with caption, id, seed, map, ...
     sample.split = 'validation'  # 'train' | 'validation'
     # What is given besides the caption: 'nothing', or the 'map' or 'image' of each image of `split`
     # (a map also by `prompts`); models with model.given_map always take a map.
@@ -129,6 +129,12 @@ def default() -> ml_collections.ConfigDict:
     # pairs to generate; 0: one a prompt or image of `split`; evaluate takes a finished folder as is
     sample.count = 0
     sample.folder = 'samples'  # name of the folder in the workdir that the pairs go to
+    sample.name = 'generated'  # name of the set of pairs in it, as COCO has 'train2017'
+    sample.format = 'folder'  # COCO's layout | 'tar': shards for WebDataset, for millions of pairs
+    sample.shard_pairs = 1000  # 'tar': pairs in a shard, at most 1000
+    sample.image_format = 'png'  # or 'jpg' | 'webp'
+    sample.refine = False  # True: the bits of maps are enlarged to the image's size, then decoded
+    sample.redo = ''  # 'failed': pairs that were not finite are drawn once more
     sample.batch_size = 16  # pairs per call of the sampler, over one process's devices
     sample.seed = 0  # decides noise, and captions where a split has several; at most 2^32 - 1
     sample.evaluations = 50  # network evaluations (NFE); guidance counts as one
@@ -234,7 +240,7 @@ def streams(config: ml_collections.ConfigDict) -> dict[str, dict[str, Any]]:
 
 def asked(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """What a sampling job is asked for, for `requested.Asked`."""
-    names = ('prompt', 'prompts', 'split', 'count', 'seed', 'given')
+    names = ('prompt', 'prompts', 'split', 'count', 'seed', 'given', 'guidance', 'offset')
     return {name: config.sample[name] for name in names}
 
 
@@ -242,7 +248,7 @@ def sampling(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """How pairs are drawn, for `sampler.Sampling`."""
     names = (
         'evaluations', 'solver', 'grid', 'guidance', 'guidance_ratio_map', 'guidance_from',
-        'guidance_to', 'offset', 'decode',
+        'guidance_to', 'offset', 'decode', 'refine',
     )  # fmt: skip
     values = {name: config.sample[name] for name in names}
     for stream in NAMES:

@@ -180,6 +180,11 @@ def _open_folder(job: _Job, images: int) -> folders.Folder:
         if model.predicts_map and categories.entries:
             belonging.check_model(model.categories, categories, config.data.dir)
 
+    if config.sample.format == 'tar':
+        raise ValueError(
+            "sample.format is 'tar', and shards are not scored; sample a part of the requests as "
+            "'folder' into another sample.folder."
+        )
     path = samples.folder_of(job.workdir, config.sample.folder)
     # Finished samples are left as they are.
     sample.sample(

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from panoptic_jax import config
-from panoptic_jax.data.requests import SEEDS
+from panoptic_jax.data.request_lines import SEEDS
 from panoptic_jax.encoders.load import load_encoders
 from panoptic_jax.machine import sharding
 from panoptic_jax.models.forms import compute_dtype
-from panoptic_jax.programs import given_parts
+from panoptic_jax.programs import given_parts, things
 from panoptic_jax.programs.keys import pair_keys
 from panoptic_jax.programs.sampler import Sampler, Sampling, check_latents, make_sampler
 from panoptic_jax.programs.tasks import Task, check_task, usual_task
@@ -44,8 +44,9 @@ def load(
     Returns:
       A function (captions, seed=0, maps=None, images=None, known=None, strength=None, order=None)
       -> (images (n, 256, 256, 3) uint8, maps (n, side, side) uint8 category ids, or None for a
-      model without maps). A pair depends on its caption, its place, the seed and what is given.
-      Another number of captions, or another combination of arguments, compiles anew.
+      model without maps; with refine=True their side is 256). A pair depends on its caption, its
+      place, the seed and what is given. Another number of captions, or another combination of
+      arguments, compiles anew.
 
       maps: One for each caption, kept as they are: the path of a picture, see
         `map_pictures.reader`, or an array (height, width) of ids, see `map_pictures.of_ids`.
@@ -128,6 +129,7 @@ def _function(sampler_of, sampling, weights, *, encoders, void_wins):
         texts = encoders.text.encode(captions)
         keys = pair_keys(seed, first=0, count=len(captions))
         drawn = solve(weights.params, texts, keys, conditions)
+        drawn = things.refined(drawn, description.categories.entries, sampling.decode)
         latents = np.asarray(drawn.latents)
         check_latents(latents, [f'caption {i}' for i in range(len(captions))], sampling.guidance)
         # (n, 256, 256, 3)

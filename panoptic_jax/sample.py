@@ -1,37 +1,36 @@
 """`--mode=sample`: captions -> pairs of image and map, as an offline job.
 
 The job works off fixed batches, each with its own done marker, so that it restarts where it was;
-several processes share the batches. `programs/sampler.py` makes the sampler, `export/samples.py`
-writes the folder, and `evaluate.py` scores it.
+several processes share the batches. `programs/sampler.py` makes the sampler, `export/stores.py`
+keeps the pairs, and `evaluate.py` scores them.
 """
 
-from collections.abc import Callable, Collection, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import ml_collections
-import numpy as np
 from absl import logging
 from etils import epath
 
 from panoptic_jax import config as settings
 from panoptic_jax.data.manifest import open_manifest
-from panoptic_jax.data.requests import Request
-from panoptic_jax.encoders.load import Encoders, load_encoders
-from panoptic_jax.export import sample_claim, sample_list, samples
+from panoptic_jax.encoders.load import load_encoders
+from panoptic_jax.export import sample_claim, sample_tars, samples, stores
+from panoptic_jax.export.pair_files import Drawn
 from panoptic_jax.logs.progress import Progress
 from panoptic_jax.machine import hosts, sharding
+from panoptic_jax.machine.background import background
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.machine.work_folder import own_share
 from panoptic_jax.machine.writer_lock import writing
 from panoptic_jax.models.forms import compute_dtype, for_mesh
-from panoptic_jax.programs import requested, sampler, things
-from panoptic_jax.programs.conditions import Conditions
+from panoptic_jax.programs import drawing, requested, sampler
 from panoptic_jax.programs.description import Description
-from panoptic_jax.programs.keys import request_keys
-from panoptic_jax.programs.tasks import Task, check_task
 from panoptic_jax.weights import trained
-from panoptic_jax.weights.file import Weights
+
+_WAITING = 2  # batches that are drawn and not written; each takes some megabytes
 
 
 def sample(
@@ -45,10 +44,9 @@ def sample(
     """Generates pairs into `workdir/samples` (`sample.folder`); goes on where it was stopped.
 
     Each process of a job draws its share of the batches on its own devices, and the first one puts
-    the pairs together. More pairs than a finished folder has are added to it.
-
-    Writes images/*.png, panoptic/*.png, panoptic.json (COCO-panoptic results), captions.json and
-    report.html.
+    the pairs together. More pairs than a finished folder has are added to it. Lines of the requests
+    that are wrong are left out and listed in rejected.jsonl, pairs that are not finite in
+    failed.jsonl.
 
     Args:
       config: Checked.
@@ -58,128 +56,134 @@ def sample(
       check_model: Raises ValueError for a model whose pairs are of no use to the caller.
 
     Raises:
-      FileNotFoundError, ValueError: No weights or data, or a folder with samples of other settings.
-      FloatingPointError: Latents are not finite; the batch is not written.
+      FileNotFoundError, ValueError: No weights or data, no request that is good, or a folder with
+        samples of other settings.
+      FloatingPointError: Pairs are not finite; the others are there.
       Interrupted: The interruption was asked for; the same command goes on.
     """
     job = _open_job(config, workdir, devices)
     if check_model:
-        check_model(job.weights.description)
+        check_model(job.means.description)
     interruption.leave_if_asked()
 
     # --- The folder: new, finished, or with some of the pairs.
     folder = samples.folder_of(workdir, config.sample.folder)
     log = epath.Path(workdir) / 'metrics.jsonl'
-    there = sample_claim.check(folder, job.promise, job.requests, has_maps=job.has_maps)
-    finished = sample_claim.is_finished(folder, there, len(job.requests))
+    store = _open_store(config, job, folder)
+    store.check()
     # The processes may look at different times, and all of them have to enter the lock, or none.
-    if hosts.of_first(finished):
-        logging.info('%s is finished already: %d pairs.', folder, len(there))
-        if not jax.process_index() and not (folder / 'report.html').exists():
-            samples.write_page(folder, log)
-        return
-    with writing(folder, 'sampling job', interruption):
-        _fill(config, job, folder, interruption)
-        if not jax.process_index():
-            samples.write_page(folder, log)
+    is_finished = hosts.of_first(store.is_finished())
+    if not is_finished:
+        with writing(folder, 'sampling job', interruption):
+            _fill(config, job, store, interruption)
+            _write_page(job, store, log)
+    elif not (folder / 'report.html').exists():
+        _write_page(job, store, log)
+    _report(job, store, was_finished=bool(is_finished))
 
 
 class _Job(NamedTuple):
     """Everything that a job needs, opened and checked before anything is written.
 
     Attributes:
-      mesh: The devices of this process.
-      weights: The model.
-      requests: What to generate.
+      means: The model, its encoders, and how it draws.
+      requested: What to generate.
       promise: What the pairs depend on besides, see `sample_claim.promise`.
-      encoders: The model's encoders.
-      given: Numbers of pairs -> what is given besides their captions; None for nothing.
-      task: What the sampler is made for.
     """
 
-    mesh: jax.sharding.Mesh
-    weights: Weights
-    requests: list[Request]
+    means: drawing.Means
+    requested: requested.Requested
     promise: dict
-    encoders: Encoders
-    given: Callable[[Sequence[int]], Conditions] | None
-    task: Task
 
-    @property
-    def has_maps(self) -> bool:
-        return self.weights.description.has_map
+
+Store = stores.FolderStore | sample_tars.TarStore
+
+
+def _open_store(config: ml_collections.ConfigDict, job: _Job, folder: epath.Path) -> Store:
+    asked = stores.Job(
+        folder=folder,
+        facts=job.promise,
+        requests=job.requested.requests,
+        rejected=job.requested.rejected,
+        has_maps=job.means.description.has_map,
+        redo_failed=config.sample.redo == 'failed',
+    )
+    is_tar = config.sample.format == 'tar'
+    return sample_tars.TarStore(asked) if is_tar else stores.FolderStore(asked)
 
 
 def _fill(
-    config: ml_collections.ConfigDict, job: _Job, folder: epath.Path, interruption: Interruption
+    config: ml_collections.ConfigDict,
+    job: _Job,
+    store: Store,
+    interruption: Interruption,
 ) -> None:
     """Draws the pairs that a folder lacks, batch by batch, inside the folder's lock."""
-    # Read again: another job may have drawn pairs until this one got the lock.
-    there = sample_claim.check(folder, job.promise, job.requests, has_maps=job.has_maps)
+    # Looked at again: another job may have drawn pairs until this one got the lock.
+    store.check()
     if not jax.process_index():
-        sample_claim.claim(folder, job.promise, there)
+        store.claim()
     hosts.of_first(0)  # the others go on when the folder is claimed
-    categories = sample_claim.written_categories(folder, job.weights.description.categories)
-    lacking = sample_list.lacking(there, len(job.requests), config.sample.batch_size)
-    firsts = range(0, len(job.requests), config.sample.batch_size)
-    own = [first for first in own_share(firsts) if first in lacking]
+    batches = functools.partial(requested.batches, job.requested, config.sample.batch_size)
+    units = store.units(batches)
+    own = [unit for unit in own_share(units) if unit.missing]
     # Compiled after the folder is claimed: a finished folder needs no compilation.
-    draw = _make_draw(config, job) if own else None
-    progress = Progress('sample', 'pairs', sum(len(lacking[first]) for first in own))
-    for first in own:
-        interruption.leave_if_asked()
-        drawn = _draw_batch(config, job, draw, first=first, numbers=lacking[first])
-        samples.write_part(
-            folder,
-            first=first,
-            requests=job.requests[first : first + config.sample.batch_size],
-            drawn=drawn,
-            categories=categories,
-            kept=there,
-        )
-        progress.add(len(lacking[first]))
+    draw = drawing.make_draw(job.means, job.requested)
+    progress = Progress('sample', 'pairs', sum(len(unit.missing) for unit in own))
+
+    def keep(unit, batch, drawn):
+        try:
+            decoded = drawing.decoded(job.means, job.requested, batch, drawn)
+        except FloatingPointError as error:
+            store.fail(unit, batch, str(error))
+            logging.warning('Pairs %d to %d were not drawn: %s', batch[0], batch[-1], error)
+        else:
+            store.add(unit, batch, Drawn(*decoded))
+        progress.add(len({*batch} & {*unit.missing}))
+
+    # Files are written while the devices draw the next batch.
+    with background(_WAITING) as behind:
+        for unit in own:
+            for batch in unit.batches:
+                interruption.leave_if_asked()
+                behind.call(keep, unit, batch, draw(batch))
 
     # --- The first process waits for the parts of the others, and they wait for its lists.
     if jax.process_index():
         hosts.wait_for(
-            lambda: not sample_claim.is_at_work(folder),
-            f'process 0 to finish {folder}',
+            lambda: not sample_claim.is_at_work(store.folder),
+            f'process 0 to finish {store.folder}',
             interruption,
         )
         return
-    sample_list.wait_for_parts(folder, lacking, interruption)
-    sample_list.finish(folder, categories, has_maps=job.has_maps)
-    sample_claim.release(folder)
+    store.wait(units, interruption)
+    store.finish()
 
 
-def _draw_batch(
-    config: ml_collections.ConfigDict,
-    job: _Job,
-    draw: sampler.Sampler,
-    *,
-    first: int,
-    numbers: Collection[int],
-) -> samples.Drawn:
-    """Draws the batch that begins with pair `first`, for the sake of the pairs of these numbers."""
-    # The last batch is filled up, so that one compilation serves all.
-    last = len(job.requests) - 1
-    rows = [min(first + row, last) for row in range(config.sample.batch_size)]
-    padded = [job.requests[row] for row in rows]
-    text = job.encoders.text.encode([request['caption'] for request in padded])
-    keys = request_keys(config.sample.seed, first, padded)
-    drawn = draw(text, keys, job.given(rows) if job.given else Conditions())
-    latents = np.asarray(drawn.latents)
-    sampler.check_latents(
-        latents[[number - first for number in numbers]],
-        [f'pair {number}' for number in numbers],
-        config.sample.guidance,
+def _write_page(job: _Job, store: Store, log: epath.Path) -> None:
+    """Process 0 writes the page, where there are pairs at all."""
+    if not jax.process_index() and job.requested.requests.keys() - store.failed().keys():
+        samples.write_page(store.folder, log)
+
+
+def _report(job: _Job, store: Store, *, was_finished: bool) -> None:
+    """Says in the last line what became of the requests; raises FloatingPointError for failures."""
+    asked, rejected = job.requested.requests, job.requested.rejected
+    failed = {number: why for number, why in store.failed().items() if number in asked}
+    logging.info(
+        '%s%s: %d pairs, %d lines rejected%s.',
+        store.folder,
+        ' is finished already' if was_finished else '',
+        len(asked) - len(failed),
+        len(rejected),
+        f' (see {store.folder / sample_claim.REJECTED})' if rejected else '',
     )
-    images = job.encoders.autoencoder.decode(latents)
-    description = job.weights.description
-    # Maps that were given stay as they are.
-    min_area = 0.0 if job.task.map.given else config.sample.min_area
-    maps = things.of_drawn(drawn, description.categories.entries, min_area=min_area)
-    return samples.Drawn(images, *maps)
+    if failed:
+        number, reason = next(iter(failed.items()))
+        raise FloatingPointError(
+            f'{len(failed)} of {len(asked)} pairs could not be drawn, the first of them {number}, '
+            f'and the others are there; --config.sample.redo=failed draws them again. {reason}'
+        )
 
 
 def _open_job(
@@ -198,7 +202,7 @@ def _open_job(
     has_prompts = config.sample.prompt or config.sample.prompts
     manifest = None if has_prompts else open_manifest(config.data.dir)
     # Before the encoders: a list without prompts should not cost a download.
-    own, given, task = requested.of_job(
+    asked = requested.of_job(
         requested.Asked(**settings.asked(config)),
         description,
         manifest,
@@ -206,7 +210,6 @@ def _open_job(
         cache=config.data.cache,
         void_wins=config.data.void_wins,
     )
-    check_task(description, task, config.sample.offset)
     encoders = load_encoders(
         description.autoencoder,
         description.text,
@@ -223,17 +226,17 @@ def _open_job(
         model=description.to_json()['model'],
         map_size=description.map_side,
     )
-    return _Job(mesh, weights, own, promise, encoders, given, task)
-
-
-def _make_draw(config: ml_collections.ConfigDict, job: _Job) -> sampler.Sampler:
-    """The compiled sampler with its parameters in place."""
-    program = sampler.make_sampler(
-        job.weights.description,
-        sampler.Sampling(**settings.sampling(config)),
-        empty_text=job.weights.empty_text,
-        dtype=compute_dtype(config.model.dtype, job.mesh),
-        forms=for_mesh(job.mesh, config.fused_attention),
-        task=job.task,
+    means = drawing.Means(
+        description=description,
+        params=weights.params,
+        empty_text=weights.empty_text,
+        encoders=encoders,
+        mesh=mesh,
+        dtype=compute_dtype(config.model.dtype, mesh),
+        forms=for_mesh(mesh, config.fused_attention),
+        sampling=sampler.Sampling(**settings.sampling(config)),
+        seed=config.sample.seed,
+        batch_size=config.sample.batch_size,
+        min_area=config.sample.min_area,
     )
-    return sampler.on_devices(program, job.weights.params, job.mesh)
+    return _Job(means, asked, promise)

@@ -4,12 +4,17 @@ import json
 
 import numpy as np
 import pytest
+import sample_folders
+from etils import epath
 from PIL import Image
+from pycocotools import mask as coco_masks
+from pycocotools.coco import COCO as COCOTools
 
 from panoptic_jax.data import instances, panoptic_png
 from panoptic_jax.data.categories import COCO
 from panoptic_jax.data.example import Category
-from panoptic_jax.export import coco
+from panoptic_jax.data.facts import CategoryList
+from panoptic_jax.export import coco, rle
 
 LIST = (Category(1, 'person', True), Category(3, 'car', True), Category(149, 'road', False))
 
@@ -55,36 +60,34 @@ def test_void_is_no_segment():
     assert not colours.any()
 
 
+ANNOTATIONS = 'annotations/panoptic_generated.json'
+
+
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-    """A folder of two maps of pixel noise as results, and the maps by image id."""
+    """A samples folder of two maps of pixel noise, and the maps in the size of their images."""
     folder = tmp_path_factory.mktemp('written')
     generator = np.random.default_rng(0)
     codes = np.array([0, *(entry.id for entry in COCO)], np.uint8)
-    images, annotations, maps = [], [], {}
-    for number in (7, 19):
-        maps[number] = generator.choice(codes, (60, 90))
-        maps[number][10:40, 10:50] = generator.choice(codes)
-        colours, info = segments(maps[number], COCO)
-        Image.fromarray(colours).save(folder / f'{number}.png')
-        images.append({'id': number, 'file_name': f'{number}.jpg', 'width': 90, 'height': 60})
-        annotations.append(
-            {'image_id': number, 'file_name': f'{number}.png', 'segments_info': info}
-        )
-    coco.write_panoptic_json(folder / 'panoptic.json', images, annotations, COCO)
-    assert {path.name for path in folder.iterdir()} == {'7.png', '19.png', 'panoptic.json'}
-    return folder, maps
+    ids = generator.choice(codes, (2, 64, 64))
+    for one in ids:
+        one[10:40, 10:50] = generator.choice(codes)
+    images = generator.integers(0, 256, (2, 256, 256, 3), np.uint8)
+    listed = CategoryList(COCO, tuple(entry.id for entry in COCO))
+    sample_folders.write(epath.Path(folder), listed, 'ab', images=images, ids=ids)
+    return folder, ids.repeat(4, axis=1).repeat(4, axis=2)
 
 
-@pytest.fixture(params=[7, 19])
+@pytest.fixture(params=[0, 1])
 def read_back(written, request):
-    """(segment ids (60, 90), segments_info, map) of one image."""
+    """(segment ids (256, 256), segments_info, map) of one image."""
     folder, maps = written
-    content = json.loads((folder / 'panoptic.json').read_text())
+    content = json.loads((folder / ANNOTATIONS).read_text())
     (annotation,) = (
         entry for entry in content['annotations'] if entry['image_id'] == request.param
     )
-    ids = panoptic_png.segment_ids(np.asarray(Image.open(folder / annotation['file_name'])))
+    path = folder / 'annotations' / 'panoptic_generated' / annotation['file_name']
+    ids = panoptic_png.segment_ids(np.asarray(Image.open(path)))
     return ids, annotation['segments_info'], maps[request.param]
 
 
@@ -92,7 +95,7 @@ THINGS = frozenset(entry.id for entry in COCO if entry.is_thing)
 
 
 def test_written_categories_are_those_of_coco(written):
-    categories = json.loads((written[0] / 'panoptic.json').read_text())['categories']
+    categories = json.loads((written[0] / ANNOTATIONS).read_text())['categories']
     assert len(categories) == 133
     assert len(THINGS) == 80
     assert {entry['id'] for entry in categories if entry['isthing']} == THINGS
@@ -126,20 +129,32 @@ def test_categories_that_are_not_listed_are_refused():
         segments(np.full((2, 2), 2, np.uint8), LIST)
 
 
-IMAGE = {'id': 1, 'file_name': '1.png', 'width': 2, 'height': 2}
-ANNOTATION = {'image_id': 1, 'file_name': '1.png', 'segments_info': []}
+def test_detection_tools_see_the_same_things(written, capsys):
+    folder, _ = written
+    found = COCOTools(folder / 'annotations' / 'instances_generated.json')
+    capsys.readouterr()
+    panoptic = json.loads((folder / ANNOTATIONS).read_text())
+    assert {entry['id'] for entry in found.loadCats(found.getCatIds())} == THINGS
+    assert [entry['file_name'] for entry in found.loadImgs([0, 1])] == [
+        '00000000.png', '00000001.png',
+    ]  # fmt: skip
+    for annotation in panoptic['annotations']:
+        path = folder / 'annotations' / 'panoptic_generated' / annotation['file_name']
+        ids = panoptic_png.segment_ids(np.asarray(Image.open(path)))
+        things = [s for s in annotation['segments_info'] if s['category_id'] in THINGS]
+        own = found.loadAnns(found.getAnnIds(imgIds=[annotation['image_id']]))
+        assert len(own) == len(things) > 255
+        for segment, entry in zip(things, own, strict=True):
+            for name in ('category_id', 'area', 'bbox', 'iscrowd'):
+                assert entry[name] == segment[name]
+            np.testing.assert_array_equal(found.annToMask(entry) > 0, ids == segment['id'])
 
 
-@pytest.mark.parametrize(
-    ('images', 'annotations'),
-    [
-        ([IMAGE], []),
-        ([IMAGE], [{**ANNOTATION, 'image_id': 2}]),
-        ([IMAGE, IMAGE], [ANNOTATION, ANNOTATION]),
-    ],
-    ids=['missing', 'other', 'twice'],
-)
-def test_images_without_just_one_annotation_are_refused(tmp_path, images, annotations):
-    with pytest.raises(ValueError, match='exactly one annotation per image id'):
-        coco.write_panoptic_json(tmp_path / 'panoptic.json', images, annotations, LIST)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize('shape', [(1, 1), (1, 7), (9, 1), (40, 30), (256, 256)])
+def test_run_lengths_are_those_of_pycocotools(shape):
+    rng = np.random.default_rng(0)
+    masks = [np.zeros(shape, bool), np.ones(shape, bool)]
+    masks += [rng.random(shape) < share for share in (0.01, 0.1, 0.5, 0.99)]
+    for mask in masks:
+        expected = coco_masks.encode(np.asfortranarray(mask.astype(np.uint8)))
+        assert rle.encode(mask) == expected['counts'].decode()

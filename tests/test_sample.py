@@ -26,6 +26,8 @@ from panoptic_jax.scoring import preview
 from panoptic_jax.weights import file as weights_file
 from panoptic_jax.weights import trained as trained_weights
 
+PICTURES = ('generated', 'annotations/panoptic_generated', 'semantic_generated')
+
 
 @pytest.fixture
 def run(trained, tmp_path):
@@ -60,32 +62,27 @@ def test_job_goes_on_after_a_kill_and_gives_the_same_bytes(run, sampled, monkeyp
     folder = workdir / 'samples'
     expected = contents(sampled)
     numbers = [f'{i:08d}.png' for i in range(6)]
+    lists = ('captions', 'instances', 'panoptic')
     assert sorted(expected) == sorted(
-        [f'images/{name}' for name in numbers]
-        + [f'panoptic/{name}' for name in numbers]
-        + ['captions.json', 'panoptic.json', 'report.html', 'settings.json']
+        [f'{place}/{name}' for name in numbers for place in PICTURES]
+        + [f'annotations/{name}_generated.json' for name in lists]
+        + ['pairs_generated.jsonl', 'report.html', 'settings.json']
     )
 
-    write_json = samples.files.write_json
-
-    def killed(path, content):
-        if path.name == '00000004.json':  # the second batch's pictures are there, its marker not
-            raise KeyboardInterrupt
-        write_json(path, content)
-
-    monkeypatch.setattr(samples.files, 'write_json', killed)
-    with pytest.raises(KeyboardInterrupt):
-        one_device.sample(config, workdir)
-    assert (folder / 'images' / '00000005.png').exists()
-    assert not (folder / 'captions.json').exists()
-    (folder / 'images' / '00000005.png').write_bytes(b'half')
-    first = (folder / 'images' / '00000000.png').stat().st_mtime_ns
-    monkeypatch.setattr(samples.files, 'write_json', write_json)
+    with monkeypatch.context() as patch:
+        # The second batch's pictures are there, its marker not.
+        patch.setattr(samples.files, 'write_whole', failing('00000004.jsonl', KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            one_device.sample(config, workdir)
+    assert (folder / 'generated' / '00000005.png').exists()
+    assert not (folder / 'pairs_generated.jsonl').exists()
+    (folder / 'generated' / '00000005.png').write_bytes(b'half')
+    first = (folder / 'generated' / '00000000.png').stat().st_mtime_ns
     one_device.sample(config, workdir)
     found = contents(folder)
     found.pop('report.html'), expected.pop('report.html')  # has this workdir's loss curve
     assert found == expected
-    assert (folder / 'images' / '00000000.png').stat().st_mtime_ns == first
+    assert (folder / 'generated' / '00000000.png').stat().st_mtime_ns == first
 
     times = {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
     one_device.sample(config, workdir)  # finished: nothing is done again
@@ -133,12 +130,12 @@ def test_a_larger_count_extends_a_finished_folder(finished, sampled, monkeypatch
     assert {name: contents(folder)[name] for name in before} == before
     assert len(Pairs(folder)) == 6
     assert not list(folder.rglob('*.tmp'))
-    (folder / 'images' / '00000001.png').unlink()
-    (folder / 'panoptic' / '00000003.png').write_bytes(b'')
+    (folder / 'generated' / '00000001.png').unlink()
+    (folder / 'semantic_generated' / '00000003.png').write_bytes(b'')
     one_device.sample(config, workdir)  # what lacks is found and made again
 
     found = contents(folder)
-    lists = {'captions.json', 'panoptic.json', 'report.html'}
+    lists = {name for name in before if not name.endswith('.png')} - {'settings.json'}
     assert {name: found[name] for name in before.keys() - lists} == {
         name: before[name] for name in before.keys() - lists
     }
@@ -148,21 +145,44 @@ def test_a_larger_count_extends_a_finished_folder(finished, sampled, monkeypatch
     assert len(Pairs(folder)) == 9
 
 
-def test_folders_of_older_versions_are_taken_up(finished, sampled):
-    """Their settings.json has the number of pairs, and one hash of all requests."""
+def as_before(folder, asked_of):
+    """Turns a samples folder into what versions before 0.5 wrote: settings and entries."""
+    (folder / 'generated').rename(folder / 'images')
+    (folder / 'annotations' / 'panoptic_generated').rename(folder / 'panoptic')
+    (folder / 'annotations' / 'panoptic_generated.json').rename(folder / 'panoptic.json')
+    shutil.rmtree(folder / 'annotations')
+    shutil.rmtree(folder / 'semantic_generated')
+    lines = [json.loads(line) for line in (folder / 'pairs_generated.jsonl').open()]
+    (folder / 'pairs_generated.jsonl').unlink()
+    entries = [{n: line[n] for n in ('id', 'file_name')} | line['request'] for line in lines]
+    (folder / 'captions.json').write_text(json.dumps(entries))
+    path = folder / 'settings.json'
+    content = json.loads(path.read_text())
+    for name in ('name', 'format', 'image_format', 'refine'):
+        del content['sample'][name]
+    path.write_text(json.dumps(content))
+    return path, [{name: entry[name] for name in asked_of} for entry in entries]
+
+
+def test_folders_of_older_versions_are_scored_and_not_added_to(finished):
     workdir, config = finished
-    path = workdir / 'samples' / 'settings.json'
+    folder = workdir / 'samples'
+    path, asked = as_before(folder, ('caption', 'image_id', 'record'))
+    before = contents(folder)
+    one_device.sample(config, workdir)
+    assert contents(folder) == before
+    assert len(Pairs(folder)) == 6
+    config.sample.count = 7
+    with pytest.raises(ValueError, match='earlier version, which can be scored, but not added to'):
+        one_device.sample(config, workdir)
+    config.sample.count = 6
+    # The oldest have the number of pairs, and one hash of all requests.
     settings_json = json.loads(path.read_text())
-    fingerprint = settings_json.pop('data')
-    entries = json.loads((workdir / 'samples' / 'captions.json').read_text())
-    asked = [{k: e[k] for k in ('caption', 'image_id', 'record')} for e in entries]
-    hashed = hashlib.sha256(json.dumps([asked, fingerprint]).encode()).hexdigest()
+    hashed = hashlib.sha256(json.dumps([asked, settings_json['data']]).encode()).hexdigest()
     settings_json['requests'] = hashed
     settings_json['sample'] |= {'count': 6, 'prompts': '', 'weights': ''}
     path.write_text(json.dumps(settings_json))
-    before = contents(workdir / 'samples')
     one_device.sample(config, workdir)
-    assert contents(workdir / 'samples') == before
     settings_json['requests'] = hashed[::-1]
     path.write_text(json.dumps(settings_json))
     with pytest.raises(ValueError, match='prompts, or captions of the split'):
@@ -184,18 +204,22 @@ def test_an_interruption_ends_the_job_after_the_batch_at_hand(config, tmp_path):
     save_fresh(config, tmp_path / 'weights.safetensors', name='uvit')
     workdir = tmp_path / 'run [1] *'  # nothing takes it for a pattern
     parts = workdir / 'samples' / 'parts'
-    interruption = When(parts / '00000000.json')
+    config.sample.count = 18  # more batches than are drawn before the first is written
+    interruption = When(parts / '00000000.jsonl')
     with pytest.raises(Interrupted):
         sample.sample(config, workdir, interruption=interruption, devices=one_device.devices())
-    assert [path.name for path in parts.iterdir()] == ['00000000.json']
+    # What was drawn already is written as well.
+    done = sorted(path.name for path in parts.iterdir())
+    assert done[0] == '00000000.jsonl'
+    assert '00000016.jsonl' not in done
     beside = writing(workdir / 'samples', 'sampling job')
     with beside, pytest.raises(ValueError, match='sampling job'):
         one_device.sample(config, workdir)
     one_device.sample(config, workdir)
-    assert len(Pairs(workdir / 'samples')) == 6
+    assert len(Pairs(workdir / 'samples')) == 18
     config.sample.guidance = 1e30
     config.sample.folder = 'overflow'
-    with pytest.raises(FloatingPointError, match=r'for pair 0 and 3 more.* guidance is 1e\+30'):
+    with pytest.raises(FloatingPointError, match=r'18 of 18 .*for pair 0 and 3 more.* is 1e\+30'):
         one_device.sample(config, workdir)
     assert not list((workdir / 'overflow').rglob('*.png'))
 
@@ -229,8 +253,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path, content, message):
         folder.mkdir()
         for name, text in content.items():
             (folder / name).write_text(text)
+    facts = {'weights': 'step 8', 'sample': {'name': 'generated'}}
     with pytest.raises(ValueError, match=message):
-        sample_claim.check(folder, {'weights': 'step 8'}, [{'caption': 'a'}], has_maps=True)
+        sample_claim.check(folder, facts, {0: {'caption': 'a'}}, has_maps=True)
 
 
 def test_pairs_do_not_depend_on_their_batch(run, sampled):
@@ -238,10 +263,11 @@ def test_pairs_do_not_depend_on_their_batch(run, sampled):
     config.sample.batch_size = 6
     one_device.sample(config, workdir)
     one, two = sampled, workdir / 'samples'
-    assert (one / 'captions.json').read_text() == (two / 'captions.json').read_text()
-    pictures = [picture(one / 'images' / f'{i:08d}.png') for i in range(6)]
+    name = 'annotations/captions_generated.json'
+    assert (one / name).read_text() == (two / name).read_text()
+    pictures = [picture(one / 'generated' / f'{i:08d}.png') for i in range(6)]
     for i in range(6):
-        same = picture(two / 'images' / f'{i:08d}.png')
+        same = picture(two / 'generated' / f'{i:08d}.png')
         assert np.abs(pictures[i] - same).max() <= 1  # another batch size sums in another order
         assert np.abs(pictures[i] - pictures[i - 1]).max() > 10
     maps = [read_maps(folder) for folder in (one, two)]
@@ -250,26 +276,32 @@ def test_pairs_do_not_depend_on_their_batch(run, sampled):
 
 def test_folder_has_the_promised_format(sampled, config):
     folder = sampled
-    captions = json.loads((folder / 'captions.json').read_text())
+    pairs = [json.loads(line) for line in (folder / 'pairs_generated.jsonl').open()]
     split = loader.Split(config.data.dir, 'validation')
-    assert [entry['id'] for entry in captions] == list(range(6))
-    for i, entry in enumerate(captions):
-        assert entry['record'] == i
-        assert entry['image_id'] == split[i]['image_id']
-        assert entry['caption'] in split[i]['captions']
-    panoptic = json.loads((folder / 'panoptic.json').read_text())
+    assert [entry['id'] for entry in pairs] == list(range(6))
+    for i, entry in enumerate(pairs):
+        assert entry['request']['record'] == i
+        assert entry['request']['image_id'] == split[i]['image_id']
+        assert entry['request']['caption'] in split[i]['captions']
+        assert {entry[name] for name in ('weights', 'ema', 'guidance')} == {'step 12', True}
+        assert (entry['seed'], entry['evaluations']) == (0, config.sample.evaluations)
+    panoptic = json.loads((folder / 'annotations' / 'panoptic_generated.json').read_text())
     assert panoptic.keys() == {'images', 'annotations', 'categories'}
     valid = {category['id'] for category in panoptic['categories']}
     found = Pairs(folder, map_side=64)
     maps = [found.ids(i) for i in range(6)]
     assert {ids.shape for ids in maps} == {(64, 64)}
     assert {found.image(i).shape for i in range(6)} == {(256, 256, 3)}
+    places = {entry['id']: place for place, entry in enumerate(panoptic['categories'])} | {0: 255}
     for annotation, ids in zip(panoptic['annotations'], maps, strict=True):
         found = {segment['category_id'] for segment in annotation['segments_info']}
         assert found <= valid
         assert found == set(np.unique(ids)) - {0}
         areas = sum(segment['area'] for segment in annotation['segments_info'])
         assert areas == 16 * (ids > 0).sum()
+        semantic = Image.open(folder / 'semantic_generated' / annotation['file_name'])
+        expected = np.vectorize(places.get)(ids).repeat(4, axis=0).repeat(4, axis=1)
+        np.testing.assert_array_equal(np.asarray(semantic), expected)
 
 
 def test_exported_weights_sample_as_the_checkpoint(run, sampled, tmp_path):
@@ -278,16 +310,16 @@ def test_exported_weights_sample_as_the_checkpoint(run, sampled, tmp_path):
     config.sample.weights = str(workdir / 'weights.safetensors')
     other = tmp_path / 'other'
     one_device.sample(config, other)
-    for name in ('images', 'panoptic'):
+    for name in PICTURES:
         assert contents(sampled / name) == contents(other / 'samples' / name)
     # With prompts a weights file needs nothing else: no data, no checkpoint.
     config.sample.prompt = 'a red ball on sand'
     config.data.dir = str(tmp_path / 'nowhere')
     third = tmp_path / 'third'
     one_device.sample(config, third)
-    captions = json.loads((third / 'samples' / 'captions.json').read_text())
-    assert captions[5] == {'id': 5, 'file_name': '00000005.png', 'caption': 'a red ball on sand'}
-    pictures = [picture(third / 'samples' / 'images' / f'{i:08d}.png') for i in range(6)]
+    entries = Pairs(third / 'samples').entries
+    assert entries[5] == {'id': 5, 'file_name': '00000005.png', 'caption': 'a red ball on sand'}
+    pictures = [picture(third / 'samples' / 'generated' / f'{i:08d}.png') for i in range(6)]
     assert np.abs(pictures[0] - pictures[1]).max() > 10  # the same prompt, other noise
 
 
@@ -349,12 +381,12 @@ def test_own_maps_and_seeds_are_drawn(config, tmp_path):
     config.data.dir = str(tmp_path / 'nowhere')
     one_device.sample(config, tmp_path)
     np.testing.assert_array_equal(read_maps(tmp_path / 'samples'), ids)
-    entries = json.loads((tmp_path / 'samples' / 'captions.json').read_text())
+    entries = Pairs(tmp_path / 'samples').entries
     assert [entry['map'] for entry in entries] == [line['map'] for line in lines]
     assert [entry.get('seed') for entry in entries] == [7, 7, None]
 
     # The same pairs come of the function; a seeded one wherever it stands.
-    images = [picture(tmp_path / 'samples' / 'images' / f'{i:08d}.png') for i in range(3)]
+    images = [picture(tmp_path / 'samples' / 'generated' / f'{i:08d}.png') for i in range(3)]
     draw = pipeline.load(config.sample.weights, evaluations=3)
     drawn, maps = draw(['ball 1'], seed=7, maps=[tmp_path / 'maps' / 'b.png'])
     assert np.abs(drawn[0].astype(int) - images[1]).max() <= 1
@@ -386,7 +418,9 @@ def test_model_without_maps_gives_images_alone(config, tmp_path):
     save_fresh(config, tmp_path / 'weights.safetensors', name='uvit')
     one_device.sample(config, tmp_path)
     found = {path.name for path in (tmp_path / 'samples').iterdir()}
-    assert found == {'images', 'captions.json', 'settings.json', 'writer.lock'}
+    assert found == {
+        'generated', 'annotations', 'pairs_generated.jsonl', 'settings.json', 'writer.lock'
+    }  # fmt: skip
     params, _, description = weights_file.load(config.sample.weights)
     shown = preview.open_data(
         description, data_dir=config.data.dir, cache='', autoencoder_weights='', count=4

@@ -10,6 +10,7 @@ from panoptic_jax.command import fields
 from panoptic_jax.models import names
 
 _LATENT_SIDE = 32
+_TAKEN = ('annotations', 'images', 'parts')  # names of other folders beside a set of pairs
 
 
 def check(values: Mapping[str, Any]) -> None:
@@ -148,6 +149,13 @@ def _check_run(values: Mapping[str, Any]) -> None:
         values,
         'sample.guidance_from',
         f'at most sample.guidance_to ({values["sample.guidance_to"]})',
+    )
+    name = values['sample.name']
+    _require(
+        name not in _TAKEN and not name.startswith('semantic_'),
+        values,
+        'sample.name',
+        f'none of {", ".join(_TAKEN)}, and nothing that begins with semantic_',
     )
     _require(
         values['data.source'] != 'tfds' or bool(values['data.tfds_name']),

@@ -1,23 +1,19 @@
-"""The maps that a job is given: of a prepared split, or with the captions of a file.
+"""The maps that a job is given of a prepared split.
 
-Lists of categories are compared by name. `data/map_pictures.py` reads the maps of files.
+Lists of categories are compared by name. `data/map_pictures.py` reads the maps of files,
+and `programs/line_parts.py` those that lines name.
 """
 
-import functools
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from etils import epath
 
 from panoptic_jax.data import geometry
 from panoptic_jax.data.facts import CategoryList
 from panoptic_jax.data.loader import Split
 from panoptic_jax.data.manifest import Manifest
-from panoptic_jax.data.map_pictures import Form, few, reader
+from panoptic_jax.data.map_pictures import Form, few
 from panoptic_jax.data.requests import Request
-
-_HASH_DIGITS = 12
 
 # Numbers of requests -> their maps (B, side, side) uint8
 Maps = Callable[[Sequence[int]], np.ndarray]
@@ -59,12 +55,12 @@ def translation(theirs: CategoryList, ours: CategoryList, owner: str) -> np.ndar
 
 
 def of_split(
-    requests: Sequence[Request], split: Split, manifest: Manifest, *, form: Form, data_dir: str
+    requests: Mapping[int, Request], split: Split, manifest: Manifest, *, form: Form, data_dir: str
 ) -> Maps:
     """The maps of a prepared split's images that requests name, in the model's categories.
 
     Args:
-      requests: Each has 'record', the index of its image.
+      requests: {number: request}; each has 'record', the index of its image.
       split: The split.
       manifest: The data's manifest.
       form: What the model wants; the data decide `void_wins`.
@@ -87,30 +83,3 @@ def of_split(
         return ids if table is None else table[ids]
 
     return maps
-
-
-def of_requests(
-    requests: Sequence[Request], folder: epath.Path, form: Form
-) -> tuple[list[Request], Maps]:
-    """Reads the maps that requests name, each file once, and keeps them in memory.
-
-    Args:
-      requests: Each has 'map' and may have 'json', paths that start from `folder`.
-      folder: The folder of the file with the requests.
-      form: What the model wants.
-
-    Returns:
-      The requests with 'map_sha256' besides, the beginning of a hash of the map; and their maps.
-
-    Raises:
-      FileNotFoundError, ValueError: the errors of `map_pictures.reader`.
-    """
-    read = functools.cache(reader(form))
-    hashed, maps = [], []
-    for request in requests:
-        json_path = folder / request['json'] if 'json' in request else None
-        ids = read(folder / request['map'], json_path)
-        digest = hashlib.sha256(ids.tobytes()).hexdigest()[:_HASH_DIGITS]
-        hashed.append(request | {'map_sha256': digest})
-        maps.append(ids)
-    return hashed, lambda numbers: np.stack([maps[number] for number in numbers])

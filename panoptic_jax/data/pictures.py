@@ -75,6 +75,14 @@ def decode_picture(content: bytes, name: Any, upright: bool = False) -> np.ndarr
         return np.array(picture.convert('RGB'))
 
 
+def read_size(path: epath.Path, upright: bool = False) -> tuple[int, int]:
+    """(width, height) of a picture, in pixels; `upright` and the errors as in `read_picture`."""
+    with picture_formats.opened(_read(path), path, _RESTORE) as picture:
+        width, height = picture.size
+        # From 5 on the camera lay on its side.
+        return (height, width) if upright and _orientation(picture) > 4 else (width, height)
+
+
 def read_image_of_map(
     path: epath.Path, shape: tuple[int, ...], map_name: Any
 ) -> tuple[np.ndarray, bool]:

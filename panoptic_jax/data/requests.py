@@ -1,84 +1,94 @@
 """What a sampling job is asked for: one prompt, a file of them, or the captions of a split.
 
-`sample.py` draws the pairs that are asked for here, and `data/given_maps.py` reads the maps that a
-file names.
+`sample.py` draws the pairs that are asked for here. `data/request_lines.py` says what one line of a
+file may be, and `programs/requested.py` which lines a model can serve.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from etils import epath
 
-from panoptic_jax.data import text_files
+from panoptic_jax.data import request_lines, text_files
 from panoptic_jax.data.loader import Split
+from panoptic_jax.data.request_lines import Line
 
 Request = dict[str, Any]
 """'caption', and from a split 'image_id' and 'record', the index of the caption's image; from a
-file of JSON lines what its lines name of 'map', 'json' and 'seed', and 'copy' beside a seed: how
-often the line has been used before, where it has."""
+file of JSON lines what its lines name, and 'copy' beside a seed or an id: how often the line has
+been used before, where it has, or of how many copies this is which."""
 
-SEEDS = 2**32  # JAX takes the lowest 32 bits of a seed, so larger ones would be others in disguise
-_NEEDS = "caption, and if you like map, json (the map's annotations) and seed"
+Accept = Callable[[Line], Request]
+"""What a model makes of a line: the request of its first pair. Raises FileNotFoundError or
+ValueError where it cannot serve the line."""
 
 
-class Line(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A line of a .jsonl file of prompts.
+class Rejected(NamedTuple):
+    """A line that no pair is drawn for.
 
     Attributes:
-      caption: The prompt.
-      map: A map's picture; its path starts from the folder of the file.
-      json: The COCO-panoptic JSON of a coloured map, likewise.
-      seed: The pair's own seed, which makes it independent of the line's number.
+      line: Its number, from 1.
+      reason: What is wrong about it, a sentence.
     """
 
-    caption: str
-    map: str | None = None
-    json: str | None = None
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=SEEDS)] | None = None
+    line: int
+    reason: str
 
 
-def of_prompts(prompt: str, path: str, *, count: int, given_map: bool) -> list[Request]:
+class Asked(NamedTuple):
+    """What a job is asked for.
+
+    Attributes:
+      requests: {number of the pair: its request}, ascending. Lines that are rejected keep their
+        numbers, so that the others stay what they are when these are corrected.
+      rejected: The lines without pairs.
+    """
+
+    requests: dict[int, Request]
+    rejected: list[Rejected]
+
+
+def as_it_is(line: Line) -> Request:
+    """The request of a line that nobody else has to look at."""
+    fields = msgspec.to_builtins(line)
+    return {name: value for name, value in fields.items() if name != 'copies'}
+
+
+def name_of(number: int, request: Request) -> str:
+    """The name of a pair's files without their ending."""
+    if 'id' not in request:
+        return f'{number:08d}'
+    return f'{request["id"]}_{request["copy"]:04d}' if 'copy' in request else request['id']
+
+
+def of_prompts(prompt: str, path: str, *, count: int, accept: Accept = as_it_is) -> Asked:
     """The prompts of the settings: one text, or those of a file.
 
     Args:
       prompt: One prompt; '' where a file is named.
       path: See `of_file`; '' where a prompt is given.
       count: Pairs to generate; 0 stands for one a prompt.
-      given_map: Whether the model needs a map beside each caption.
+      accept: Asked of each line.
 
     Raises:
-      FileNotFoundError, ValueError: the errors of `of_prompt` and `of_file`; both are given; maps
-        for a model that is given none, or none for a model that needs them.
+      FileNotFoundError, ValueError: the errors of `of_prompt` and `of_file`; both are given.
     """
     if prompt and path:
         raise ValueError(
             f'sample.prompt is {prompt!r} and sample.prompts {path!r}; set one of them: a text, or '
             'a file.'
         )
-    requests = of_file(path, count) if path else of_prompt(prompt, count)
-    for request in requests:
-        if given_map and 'map' not in request:
-            raise ValueError(
-                f'This model needs a map beside each caption, and {request["caption"]!r} has none; '
-                'take sample.prompts=FILE.jsonl with lines {"caption": ..., "map": ...}, or leave '
-                'sample.prompts and sample.prompt empty to take those of sample.split.'
-            )
-        if 'map' in request and not given_map:
-            raise ValueError(
-                f'This model is given no maps, and {path} names {request["map"]!r}; leave the maps '
-                'out, or take a model that was trained with model.given_map.'
-            )
-    return requests
+    return of_file(path, count, accept) if path else of_prompt(prompt, count, accept)
 
 
-def of_prompt(prompt: str, count: int) -> list[Request]:
+def of_prompt(prompt: str, count: int, accept: Accept = as_it_is) -> Asked:
     """One prompt, `count` times; 0 stands for once.
 
     Raises:
-      ValueError: the prompt is empty.
+      ValueError: the prompt is empty, or the model cannot serve it.
     """
     if not prompt.strip():
         raise ValueError(f'sample.prompt is {prompt!r}; it must be a text.')
@@ -87,20 +97,22 @@ def of_prompt(prompt: str, count: int) -> list[Request]:
         raise ValueError(
             f'sample.prompt is {prompt!r}, with half of a character; write it in UTF-8.'
         )
-    return _repeated([{'caption': prompt.strip()}], count)
+    request = accept(Line(caption=prompt.strip()))
+    return Asked({number: request for number in range(count or 1)}, [])
 
 
-def of_file(path: str, count: int) -> list[Request]:
-    """The prompts of a file in order, again and again until there are `count` requests.
+def of_file(path: str, count: int, accept: Accept = as_it_is) -> Asked:
+    """The prompts of a file in order, again and again until there are `count` pairs.
 
     Args:
       path: A text file with a prompt in each line, or a .jsonl file with a `Line` in each; empty
         lines are passed over.
-      count: Pairs to generate; 0 stands for one a line.
+      count: Pairs to generate, those of rejected lines included; 0 stands for each line once.
+      accept: Asked of each line.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no text, it holds no prompt, or a line is not what it must be.
+      ValueError: it is no text, or it holds no line that is good.
     """
     file = epath.Path(path)
     if not file.exists():
@@ -109,37 +121,107 @@ def of_file(path: str, count: int) -> list[Request]:
             'line, or one prompt as sample.prompt.'
         )
     if file.suffix.lower() == '.jsonl':
-        lines = [_of_line(file, *entry) for entry in text_files.read_entries(file, Line, _NEEDS)]
+        entries = text_files.read_each_entry(file, Line, request_lines.NEEDS)
     else:
-        prompts = [line.strip() for line in text_files.read_lines(file)]
-        lines = [{'caption': prompt} for prompt in prompts if prompt]
-    if not lines:
+        prompts = enumerate(text_files.read_lines(file), start=1)
+        entries = [(number, Line(prompt)) for number, prompt in prompts if prompt.strip()]
+    if not entries:
         raise ValueError(f'sample.prompts is {path!r}, which holds no prompt; write one a line.')
-    return _repeated(lines, count)
+    lines, rejected = _accepted(entries, count, accept)
+    if len(rejected) == len(lines):
+        raise ValueError(
+            f'No line of {path} can be drawn, of {len(rejected)}; the first, line '
+            f'{rejected[0].line}: {rejected[0].reason}'
+        )
+    return Asked(_numbered(lines, count), rejected)
 
 
-def _of_line(path: epath.Path, number: int, line: Line) -> Request:
-    """What a line asks for; raises ValueError where it contradicts itself."""
-    place = f'{path}, line {number}'
-    if not line.caption.strip():
-        raise ValueError(f'{place}: the caption is empty; write one, or leave the line out.')
-    if line.json and not line.map:
-        raise ValueError(f"{place}: 'json' belongs to a map, and the line names none.")
-    return msgspec.to_builtins(line) | {'caption': line.caption.strip()}
+class _Lines(NamedTuple):
+    """A line as it is used.
+
+    Attributes:
+      request: What it asks for; None where it is rejected.
+      copies: Pairs that it asks for.
+    """
+
+    request: Request | None
+    copies: int
 
 
-def _repeated(lines: Sequence[Request], count: int) -> list[Request]:
-    requests = []
-    for number in range(count or len(lines)):
-        copy, index = divmod(number, len(lines))
-        request = lines[index]
-        # The same seed once more would give the same pair once more.
-        again = {'copy': copy} if copy and 'seed' in request else {}
-        requests.append(request | again)
+def _accepted(
+    entries: list[tuple[int, Line | str]], count: int, accept: Accept
+) -> tuple[list[_Lines], list[Rejected]]:
+    """All lines, and those among them that are rejected."""
+    copies = [1 if isinstance(line, str) else line.copies or 1 for _, line in entries]
+    unnamed = _numbers_without_id(entries, copies, count)
+    names = request_lines.Names()
+    lines, rejected = [], []
+    for (number, line), pairs in zip(entries, copies, strict=True):
+        request = None
+        try:
+            request = _request(line, accept, unnamed)
+            if line.id is not None:
+                names.take(line.id, number)
+        except (FileNotFoundError, ValueError) as error:
+            request = None
+            rejected.append(Rejected(number, str(error)))
+        lines.append(_Lines(request, pairs))
+    return lines, rejected
+
+
+def _numbers_without_id(
+    entries: list[tuple[int, Line | str]], copies: list[int], count: int
+) -> Callable[[int], bool]:
+    """Whether the pair of a number has its number for a name."""
+    ends = np.cumsum(copies)
+
+    def is_unnamed(number: int) -> bool:
+        if number >= (count or ends[-1]):
+            return False
+        _, line = entries[int(np.searchsorted(ends, number % ends[-1], side='right'))]
+        return isinstance(line, str) or line.id is None
+
+    return is_unnamed
+
+
+def _request(line: Line | str, accept: Accept, is_unnamed: Callable[[int], bool]) -> Request:
+    """What a line asks for; raises what is wrong about it."""
+    if isinstance(line, str):
+        raise ValueError(line)
+    line = request_lines.checked(line)
+    own = line.id
+    is_number = own is not None and own.isascii() and own.isdecimal()
+    if is_number and own == f'{int(own):08d}' and is_unnamed(int(own)):
+        raise ValueError(
+            f'the id {own!r} is the name of pair {int(own)}, whose line has no id; choose another '
+            'one.'
+        )
+    return accept(line)
+
+
+def _numbered(lines: list[_Lines], count: int) -> dict[int, Request]:
+    """The pairs of the lines, again and again."""
+    total = sum(line.copies for line in lines)
+    requests, number, rounds = {}, 0, 0
+    while number < (count or total):
+        for line in lines:
+            for copy in range(line.copies):
+                if line.request is not None and number < (count or total):
+                    requests[number] = line.request | _copy(line, rounds * line.copies + copy)
+                number += 1
+        rounds += 1
     return requests
 
 
-def of_split(split: Split, count: int, seed: int) -> list[Request]:
+def _copy(line: _Lines, copy: int) -> Request:
+    """What tells the pairs of one line apart."""
+    if 'id' in line.request:
+        return {'copy': copy} if copy or line.copies > 1 else {}
+    # The same seed once more would give the same pair once more.
+    return {'copy': copy} if copy and 'seed' in line.request else {}
+
+
+def of_split(split: Split, count: int, seed: int) -> Asked:
     """The images of a split in order, again and again, each with one of its captions.
 
     Args:
@@ -153,11 +235,11 @@ def of_split(split: Split, count: int, seed: int) -> list[Request]:
         record = split[index]
         return record['captions'], int(record['image_id'])
 
-    requests = []
+    requests = {}
     for number in range(count or len(split)):
         index = number % len(split)
         captions, image_id = captions_of(index)
         # A generator for each pair: a longer job begins with the same captions.
         caption = np.random.default_rng([seed, number]).choice(captions)
-        requests.append({'caption': str(caption), 'image_id': image_id, 'record': index})
-    return requests
+        requests[number] = {'caption': str(caption), 'image_id': image_id, 'record': index}
+    return Asked(requests, rejected=[])

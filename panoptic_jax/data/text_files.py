@@ -83,22 +83,68 @@ def read_entries(path: epath.Path, kind: type[Entry], needs: str) -> list[tuple[
     return entries
 
 
-def _read_text(path: epath.Path) -> str:
-    """The text of a UTF-8 file; raises one sentence for whatever is no such file."""
-    content = files.read_whole(
+def read_each_entry(
+    path: epath.Path, kind: type[Entry], needs: str
+) -> list[tuple[int, Entry | str]]:
+    """What `read_entries` gives, with a sentence in the place of each line that is wrong.
+
+    Args:
+      path: The file, in UTF-8.
+      kind: See `read_entries`.
+      needs: See `read_entries`.
+
+    Returns:
+      (number of the line, from 1; the object, or what is wrong about the line).
+
+    Raises:
+      FileNotFoundError, ValueError: the file as a whole cannot be read, or is no text in UTF-8.
+    """
+    content = _read_content(path)
+    encoding = _wide_encoding(content)
+    if encoding:
+        raise ValueError(f'{path} is no text in UTF-8 but {encoding}.')
+    decoder = msgspec.json.Decoder(kind)
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b'\n')
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            entries.append((number, _entry_of(line.strip(), decoder, needs)))
+    return entries
+
+
+def _entry_of(line: bytes, decoder: msgspec.json.Decoder, needs: str) -> Any:
+    """The object of a line, or what is wrong about it."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        wrong = f'0x{line[error.start]:02x}'
+        return f'the line holds the byte {wrong} and so is no text in UTF-8; save it as UTF-8.'
+    try:
+        return decoder.decode(text)
+    except (ValueError, RecursionError) as error:
+        return f'{_explain(text, error)}; each line must be a JSON object with {needs}.'
+
+
+def _read_content(path: epath.Path) -> bytes:
+    return files.read_whole(
         path,
         missing='correct the name or restore it',
         folder='a folder; give the name of a text file',
         unreadable='give a readable text file',
     )
+
+
+def _read_text(path: epath.Path) -> str:
+    """The text of a UTF-8 file; raises one sentence for whatever is no such file."""
+    content = _read_content(path)
     encoding = _foreign_encoding(content)
     if encoding:
         raise ValueError(f'{path} is no text in UTF-8 but {encoding}.')
     return content.decode('utf-8-sig')
 
 
-def _foreign_encoding(content: bytes) -> str:
-    """What a file is instead of UTF-8 text (a guess), and what to do; '' for UTF-8."""
+def _wide_encoding(content: bytes) -> str:
+    """The encoding of text with several bytes for each letter (a guess); '' for other files."""
     for mark, encoding in _MARKS.items():
         if content.startswith(mark):
             return f'text in {encoding} (by its byte order mark); save it as UTF-8'
@@ -109,6 +155,14 @@ def _foreign_encoding(content: bytes) -> str:
             mostly = nuls.count(b'\0') > len(nuls) / 2 and len(even) == len(odd)
             if mostly and b'\0' not in others:
                 return f'probably text in {encoding}; save it as UTF-8'
+    return ''
+
+
+def _foreign_encoding(content: bytes) -> str:
+    """What a file is instead of UTF-8 text (a guess), and what to do; '' for UTF-8."""
+    if encoding := _wide_encoding(content):
+        return encoding
+    if b'\0' in content:
         return 'a binary file (it holds NUL bytes); give a text file'
     try:
         content.decode()

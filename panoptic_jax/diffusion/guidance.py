@@ -21,12 +21,12 @@ class Guidance:
 
     Attributes:
       weights: {stream: gamma}. 0 is the conditional model alone; 1 is the paper's default. A
-        stream that is missing has 0.
+        stream that is missing has 0. Also (B,), for each pair its own.
       first: The lowest time at which guidance acts, 0 (clean) to 1 (noise).
       last: The highest one. The times are the stream's own.
     """
 
-    weights: Mapping[str, float]
+    weights: Mapping[str, float | jax.Array]
     first: float = 0.0
     last: float = 1.0
 
@@ -36,7 +36,7 @@ class Guidance:
         Otherwise (B,), 0 outside the interval.
         """
         value = self.weights.get(name, 0.0)
-        if value == 0 or (self.first <= 0 and self.last >= 1):
+        if _is_zero(value) or (self.first <= 0 and self.last >= 1):
             return value
         time = t if t.ndim == 1 else t[:, NAMES.index(name)]  # (B,)
         low, high = schedule.NUM_STEPS * self.first, schedule.NUM_STEPS * self.last
@@ -51,14 +51,15 @@ def guided(
     Args:
       predict: The network (x_t, m_t, text, t) -> (image, map); the map may be None.
       text: (B, L, D) features of the captions.
-      empty_text: (L, D) features of the empty caption.
+      empty_text: (L, D) features of the empty caption; or (B, L, D), for each pair what guidance
+        leads away from.
       guidance: gamma of each stream. Where all are 0, the network runs at half the cost.
 
     Returns:
       A function (x_t, m_t, t) -> (image, map). Both halves, with the caption and without, go
       through the network in one batch of 2B.
     """
-    if not any(guidance.weights.values()):
+    if all(_is_zero(value) for value in guidance.weights.values()):
         return lambda x, m, t: predict(x, m, text, t)
 
     both_texts = _interleaved(text, jnp.broadcast_to(empty_text, text.shape))  # (2B, L, D)
@@ -80,6 +81,11 @@ def guided(
         )
 
     return predict_guided
+
+
+def _is_zero(value):
+    """Whether a weight is 0 for certain; what pairs bring along is not known beforehand."""
+    return not isinstance(value, jax.Array) and value == 0
 
 
 def _interleaved(array, other):

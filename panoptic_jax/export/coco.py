@@ -1,20 +1,17 @@
-"""Generated maps as COCO-panoptic results: PNGs of segment ids, and one panoptic.json.
+"""Generated maps as COCO-panoptic PNGs and their segments.
 
 `data/instances.py` finds the things of a generated map. `data/panoptic_png.py` defines the format
-of the PNGs and reads it, and `export/samples.py` writes the PNGs.
+of the PNGs and reads it, and `export/coco_lists.py` writes the JSON that belongs to them.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from scipy import ndimage
 
 from panoptic_jax.data import panoptic_png
 from panoptic_jax.data.example import Category
-from panoptic_jax.machine import files
 
 
 def segments(
@@ -76,48 +73,3 @@ def segments(
             }
         )
     return panoptic_png.segment_colours(identifiers[rows]), segments_info
-
-
-def write_panoptic_json(
-    path: epath.PathLike,
-    images: Sequence[Mapping[str, Any]],
-    annotations: Sequence[Mapping[str, Any]],
-    categories: Sequence[Category],
-) -> None:
-    """Writes the JSON that belongs to the PNGs; the file is there whole or not at all.
-
-    Args:
-      path: The JSON file, local or remote.
-      images: For each image `id`, `file_name`, `width`, `height`, and anything else.
-      annotations: For each map `image_id`, the `file_name` of its PNG, and the `segments_info` that
-        `segments` gives.
-      categories: The list that `category_id` refers to.
-
-    Raises:
-      ValueError: images and maps do not belong together one to one.
-    """
-    image_ids = sorted(image['id'] for image in images)
-    map_ids = sorted(annotation['image_id'] for annotation in annotations)
-    # An id that occurs twice in both lists would pass the comparison.
-    if image_ids != map_ids or len(set(image_ids)) < len(image_ids):
-        raise ValueError(
-            f'{path} would hold {len(image_ids)} images ({len(set(image_ids))} different ids) and '
-            f'{len(map_ids)} annotations, {len(set(image_ids) & set(map_ids))} of them for one of '
-            'these images; expected exactly one annotation per image id'
-        )
-    content = {
-        'images': [*images],
-        'annotations': [*annotations],
-        'categories': [_category_json(category) for category in categories],
-    }
-    files.write_whole(path, json.dumps(content))
-
-
-def _category_json(category: Category) -> dict[str, Any]:
-    """A category in COCO's form, in which `isthing` is 0 or 1."""
-    return {
-        'id': category.id,
-        'name': category.name,
-        'supercategory': 'thing' if category.is_thing else 'stuff',
-        'isthing': int(category.is_thing),
-    }

@@ -6,8 +6,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from etils import epath
-
 from panoptic_jax.export.page_pair import PagePair
 from panoptic_jax.export.pairs import Pairs
 
@@ -15,26 +13,25 @@ _SHOWN_APART = ('id', 'file_name', 'caption', 'segments_info')
 
 
 def pairs_of(
-    folder: epath.Path,
+    pairs: Pairs,
     facts: Mapping[str, Any],
     scores: Mapping[str, Sequence[float | None]],
 ) -> Iterator[PagePair]:
     """Reads the pairs of a complete folder.
 
     Args:
-      folder: The folder.
+      pairs: The folder, with maps in the model's own resolution.
       facts: Its settings.json.
-      scores: {name: the pairs' numbers in the order of captions.json}; may be fewer than pairs.
+      scores: {name: the pairs' numbers in the order of `entries`}; may be fewer than pairs.
     """
-    # The page shows maps in the model's own resolution; the PNGs are larger.
-    pairs = Pairs(folder, map_side=facts['map_size'])
+    images = pairs.places.images.name
     for index, entry in enumerate(pairs.entries):
         category, instance = pairs.segments(index)
         own = {name: value for name, value in entry.items() if name not in _SHOWN_APART}
         yield PagePair(
             id=str(entry['id']),
             caption=entry['caption'],
-            image=f'images/{entry["file_name"]}',
+            image=f'{images}/{entry["file_name"]}',
             category=category,
             instance=instance,
             scores={n: each[index] if index < len(each) else None for n, each in scores.items()},

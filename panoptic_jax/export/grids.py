@@ -176,7 +176,7 @@ def _listed_categories(folder: str) -> list[Category]:
     """The categories that a samples folder's panoptic.json lists."""
     pairs = Pairs(folder)
     if not pairs.has_maps:
-        raise FileNotFoundError(f'{folder} has no panoptic.json, which lists the categories.')
+        raise FileNotFoundError(f'{folder} has no panoptic JSON, which lists the categories.')
     return [*pairs.categories]
 
 

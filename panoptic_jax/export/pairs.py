@@ -1,55 +1,43 @@
 """Reading a folder of images and maps, one pair at a time: our samples, or those of others.
 
+The plain layout, which our own samples had until version 0.5:
+
     images/*.png (or .jpg)     the images, of any size, also in folders below
     captions.json              [{"file_name", "caption" or "captions", "image_id"}]; may be missing
     panoptic.json, panoptic/   maps in COCO's panoptic format; may be missing
 
-`export/samples.py` writes our own folders.
+COCO's layout, as `export/samples.py` writes it; without pairs_NAME.jsonl it may be by anyone:
+
+    NAME/*.png (or .jpg)
+    annotations/captions_NAME.json
+    annotations/panoptic_NAME.json, annotations/panoptic_NAME/    may be missing
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Any
 
 import msgspec
 import numpy as np
 from etils import epath
 
-from panoptic_jax.data import (
-    categories,
-    checked_json,
-    panoptic_json,
-    panoptic_png,
-    picture_files,
-)
+from panoptic_jax.data import categories, panoptic_json, panoptic_png, picture_files
 from panoptic_jax.data.example import Category
 from panoptic_jax.data.pictures import SUFFIXES, is_picture, read_colours, read_picture
+from panoptic_jax.export import pair_places
 from panoptic_jax.machine import files
 
 _FIX = 'restore it, or leave it out'
-_WORDS = {
-    '': 'it must be a list of pictures, each with file_name and, if it has one, caption',
-    'file_name': 'the name of a picture',
-    'caption': 'a text',
-    'captions': 'a list of texts',
-}
-
-
-class _Entry(msgspec.Struct):
-    file_name: str
-    caption: str = ''
-    captions: list[str] = []
 
 
 class Pairs:
     """The pairs of a folder in the order of its captions, or of its file names; random access.
 
     Attributes:
-      entries: One dict for each pair: 'file_name', and what captions.json says besides.
+      entries: One dict for each pair: 'file_name', and what the list of captions says besides.
       has_maps: Whether the folder has maps.
-      categories: The list of panoptic.json; ids that do not fit into 1..254 are numbered anew as
-        preparation does it. () without maps.
+      places: Where its files are, see `pair_places`.
+      categories: The list of the panoptic JSON; ids that do not fit into 1..254 are numbered anew
+        as preparation does it. () without maps.
     """
 
     def __init__(
@@ -72,12 +60,10 @@ class Pairs:
         """
         self._folder = epath.Path(folder)
         self._map_side = map_side
-        images = self._folder / 'images'
-        if not images.is_dir():
-            raise FileNotFoundError(f'{folder} has no folder images/; put the pictures there.')
-        captions = self._folder / 'captions.json'
+        self.places = pair_places.find(self._folder)
+        images, captions = self.places.images, self.places.captions
         if captions.exists():
-            self.entries = _read_captions(captions)
+            self.entries = pair_places.read_entries(self._folder, self.places)
         else:
             names = [name for name in files.sizes_and_times(images) if is_picture(name)]
             self.entries = [{'file_name': name} for name in sorted(names)]
@@ -85,7 +71,7 @@ class Pairs:
             raise FileNotFoundError(f'{images} holds no pictures ({", ".join(SUFFIXES)}).')
         names = [entry['file_name'] for entry in self.entries]
         self._images = _find(images, names, captions.name)
-        panoptic = self._folder / 'panoptic.json'
+        panoptic = self.places.panoptic
         self.has_maps = panoptic.exists()
         self.categories: tuple[Category, ...] = ()
         if self.has_maps:
@@ -117,7 +103,7 @@ class Pairs:
             )
         self._annotations = [by_stem[stem] for stem in stems]
         names = [annotation.file_name for annotation in self._annotations]
-        self._maps = _find(self._folder / 'panoptic', names, path.name)
+        self._maps = _find(self.places.maps, names, path.name)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -153,9 +139,9 @@ class Pairs:
             maps = panoptic_png.to_maps(segments, infos, self._category_ids, self._thing_ids)
         except ValueError as error:
             raise ValueError(f'{path}: {error}') from error
-        # Enlarged maps repeat every pixel.
+        # Enlarged maps repeat every pixel; of refined ones the middle says most.
         step = segments.shape[0] // self._map_side if self._map_side else 1
-        ids, instances = (each[::step, ::step] for each in maps)
+        ids, instances = (each[step // 2 :: step, step // 2 :: step] for each in maps)
         return ids, instances  # (h, w)
 
     def fingerprint(self) -> list[list[str | int]]:
@@ -205,12 +191,3 @@ def _find(
             f'{list_name} names, the first {missing[0]}; add them or correct the list.'
         )
     return {name: present[path] for name, path in plain.items()}
-
-
-def _read_captions(path: epath.Path) -> list[dict[str, Any]]:
-    """The entries of a captions.json, checked, with all their fields."""
-    checked_json.read(path, list[_Entry], words=_WORDS, fix=_FIX)
-    entries = json.loads(path.read_bytes())
-    if not entries:
-        raise ValueError(f'{path} holds no list of pictures.')
-    return entries

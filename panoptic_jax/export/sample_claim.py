@@ -1,10 +1,9 @@
 """Whose samples a folder holds: what they were made with, compared with what a job wants.
 
-`settings.json` says it, and the entries of the pairs say what each was asked for. The number of
+`settings.json` says it, and the records of the pairs say what each was asked for. The number of
 pairs is no part of it, so that a larger job extends a folder. `export/samples.py` has the layout.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,20 +11,20 @@ from typing import Any
 from etils import epath
 
 from panoptic_jax.data.facts import CategoryList
-from panoptic_jax.export import sample_list
+from panoptic_jax.data.requests import Rejected, Request
+from panoptic_jax.export import old_samples, records, sample_failures, sample_list
+from panoptic_jax.export.layout import Layout
+from panoptic_jax.export.sample_list import Entry
 from panoptic_jax.machine import files
 from panoptic_jax.machine.writer_lock import OWN_FILES
 
 SETTINGS = 'settings.json'
+REJECTED = 'rejected.jsonl'
 _UNFINISHED = 'unfinished.json'  # there while a job is at work, or was killed
 # The fields of `config.sample` that say which pairs are wanted and where, and not how they look.
 # The weights' name and hash stand beside them.
-_NO_PROMISE = ('weights', 'checkpoint', 'prompt', 'prompts', 'count', 'folder')
-_OLD_START = 'map_init_std'  # of versions before 0.4, which had no settings of streams
-_BEFORE_STREAMS = {
-    'guidance_ratio_map': 1.0, 'guidance_from': 0.0, 'guidance_to': 1.0, 'offset': 0.0,
-    'given': 'nothing', 'min_area': 0.0, 'image_start_std': 0.0, 'clip_image': False,
-}  # fmt: skip
+_NO_PROMISE = ('weights', 'checkpoint', 'prompt', 'prompts', 'count', 'folder', 'redo')
+_OF_TARS = 'shard_pairs'  # a folder of single files has no shards
 _OTHER = 'choose another --config.sample.folder, or delete it'
 
 
@@ -40,38 +39,29 @@ def promise(
       data: Fingerprint of the data whose captions are drawn; None for prompts.
       **others: 'weights', 'ema', 'model' and 'map_size', which the page and the scores show.
     """
+    left_out = _NO_PROMISE if sample['format'] == 'tar' else (*_NO_PROMISE, _OF_TARS)
     facts = {
         **others,
-        'sample': {name: value for name, value in sample.items() if name not in _NO_PROMISE},
+        'sample': {name: value for name, value in sample.items() if name not in left_out},
         'data': data,
         'categories': categories.to_json(),
     }
-    if categories.our_ids() != {entry.id: entry.id for entry in categories.entries}:
-        # Folders of older versions lack this line: their panoptic.json has our ids.
-        facts['category_ids'] = 'of the source'
     return json.loads(json.dumps(facts))
-
-
-def written_categories(folder: epath.Path, categories: CategoryList) -> CategoryList:
-    """The categories of a claimed folder, with the ids that its panoptic.json has beside ours."""
-    if 'category_ids' in sample_list.read_json(folder / SETTINGS):
-        return categories
-    return CategoryList(categories.entries, tuple(entry.id for entry in categories.entries))
 
 
 def check(
     folder: epath.Path,
     facts: Mapping[str, Any],
-    requests: Sequence[Mapping[str, Any]],
+    requests: Mapping[int, Request],
     *,
     has_maps: bool,
-) -> dict[int, dict[str, Any]]:
+) -> dict[int, Entry]:
     """Refuses a folder that holds anything else than pairs of this job; it is only read.
 
     Args:
       folder: May be missing.
       facts: From `promise`.
-      requests: What each pair is asked for, from number 0 on; more or fewer than the folder has.
+      requests: {number: request} of all pairs of the job; more or fewer than the folder has.
       has_maps: Whether each pair has a map.
 
     Returns:
@@ -80,40 +70,48 @@ def check(
     Raises:
       ValueError: the folder is a file, or it holds other samples or something else.
     """
+    if not check_settings(folder, facts):
+        return {}
+    promised = sample_failures.read_json(folder / SETTINGS)
+    if old_samples.is_old(promised):
+        entries = old_samples.read(folder)
+        differences = old_samples.other_requests(promised, requests, entries)
+    else:
+        layout = Layout(folder, facts['sample']['name'])
+        entries, differences = sample_list.read(layout, has_maps=has_maps), []
+    refuse(folder, other_requests(entries, requests) or differences)
+    if old_samples.is_old(promised) and not is_finished(folder, entries, requests):
+        raise ValueError(
+            f'{folder} holds samples of an earlier version, which can be scored, but not added to; '
+            f'{_OTHER}.'
+        )
+    return entries
+
+
+def check_settings(folder: epath.Path, facts: Mapping[str, Any]) -> bool:
+    """Whether a folder has been claimed; raises ValueError where another job did it."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f'{folder} is a file, and samples need a folder; {_OTHER}.')
     settings = folder / SETTINGS
     if not settings.exists():
         _require_empty(folder)
-        return {}
-    promised = sample_list.read_json(settings)
+        return False
+    promised = sample_failures.read_json(settings)
     # A list is the captions.json of a folder that no job of ours claimed.
-    promised = _renewed(promised) if isinstance(promised, Mapping) else {}
-    differences = _differences(promised, facts)
-    entries = {}
-    if not differences:
-        entries = sample_list.read(folder, has_maps=has_maps)
-        differences = _other_requests(entries, requests)
-    if not differences and 'requests' in promised:
-        differences = _other_old_requests(promised, facts, requests, entries)
+    promised = promised if isinstance(promised, Mapping) else {}
+    is_hashed = 'requests' in promised
+    if old_samples.is_old(promised):
+        promised = old_samples.renewed(promised, facts)
+    refuse(folder, _differences(promised, facts, unsaid=('data',) if is_hashed else ()))
+    return True
+
+
+def refuse(folder: epath.Path, differences: Sequence[str]) -> None:
+    """Raises ValueError where there are differences, in words."""
     if differences:
         raise ValueError(
             f'{folder} holds samples of other settings ({", ".join(differences)}); {_OTHER}.'
         )
-    return entries
-
-
-def _renewed(promised: Mapping[str, Any]) -> dict[str, Any]:
-    """What a folder of an earlier version says, in the settings of now."""
-    sample, model = dict(promised.get('sample', {})), dict(promised.get('model', {}))
-    if _OLD_START not in sample:
-        return dict(promised)
-    sample['map_start_std'] = sample.pop(_OLD_START)
-    # Each of these was so before there was a setting for it.
-    sample = _BEFORE_STREAMS | sample
-    model = {name: value for name, value in model.items() if name != 'map_prediction'}
-    model = {'join': 'tokens', 'separate_times': False, 'instance_bits': 0} | model
-    return {**promised, 'sample': sample, 'model': model}
 
 
 def _require_empty(folder: epath.Path) -> None:
@@ -122,7 +120,9 @@ def _require_empty(folder: epath.Path) -> None:
     others = [
         name
         for name in sorted(names)
-        if name not in OWN_FILES and name[0] != '.' and not name.endswith(files.UNFINISHED)
+        if name not in (*OWN_FILES, REJECTED)
+        and name[0] != '.'
+        and not name.endswith(files.UNFINISHED)
     ]
     if others:
         raise ValueError(
@@ -131,13 +131,11 @@ def _require_empty(folder: epath.Path) -> None:
         )
 
 
-def _other_requests(
-    entries: Mapping[int, Mapping[str, Any]], requests: Sequence[Mapping[str, Any]]
-) -> list[str]:
+def other_requests(entries: Mapping[int, Entry], requests: Mapping[int, Request]) -> list[str]:
     """Which pair was asked for something else, in words; [] if none was."""
     for number, entry in sorted(entries.items()):
-        there = sample_list.request_of(entry)
-        if number >= len(requests) or there == requests[number]:
+        there = entry.request
+        if number not in requests or there == requests[number]:
             continue
         now = requests[number]
         names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
@@ -146,28 +144,14 @@ def _other_requests(
     return []
 
 
-def _other_old_requests(
-    promised: Mapping[str, Any],
-    facts: Mapping[str, Any],
-    requests: Sequence[Mapping[str, Any]],
-    entries: Mapping[int, Mapping[str, Any]],
+def _differences(
+    promised: Mapping[str, Any], expected: Mapping[str, Any], unsaid: Sequence[str]
 ) -> list[str]:
-    """The same for the hash of all requests and their data that older versions wrote."""
-    count = promised['sample']['count']
-    own = list(requests[:count])
-    # A smaller job than the folder's; the folder itself knows the rest.
-    own += [sample_list.request_of(entries[n]) for n in range(len(own), count) if n in entries]
-    found = hashlib.sha256(json.dumps([own, facts['data']]).encode()).hexdigest()
-    return [] if found == promised['requests'] else ['prompts, or captions of the split']
-
-
-def _differences(promised: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """The differing facts, those inside 'sample' by name; short values with what they were."""
-    is_old = 'requests' in promised
     differences = []
     for key, value in expected.items():
         there = promised.get(key)
-        if is_old and key in ('data', 'category_ids'):
+        if key in unsaid:
             continue
         if key == 'sample' and there is not None:
             differences += [
@@ -181,22 +165,33 @@ def _differences(promised: Mapping[str, Any], expected: Mapping[str, Any]) -> li
     return differences
 
 
-def claim(
-    folder: epath.Path, facts: Mapping[str, Any], entries: Mapping[int, Mapping[str, Any]]
-) -> None:
+def claim(folder: epath.Path, facts: Mapping[str, Any], rejected: Sequence[Rejected]) -> None:
     """Says that a job is at work in a folder; for process 0, inside the lock of the folder.
 
     Args:
       folder: A folder that `check` has found good; made if missing.
       facts: From `promise`.
-      entries: From `check`.
+      rejected: Lines of the requests that are wrong.
     """
-    for place in (folder, *(folder / name for name in sample_list.FOLDERS)):
+    layout = Layout(folder, facts['sample']['name'])
+    places = [*layout.picture_folders(has_maps=True), layout.maps.parent, layout.parts]
+    for place in (folder, *places):
         files.remove_unfinished(place)
     if not (folder / SETTINGS).exists():
         files.write_json(folder / SETTINGS, facts)
-    files.write_json(folder / _UNFINISHED, {'pairs there': len(entries)})
-    sample_list.drop_parts_without(folder, entries)
+    files.write_json(folder / _UNFINISHED, {})
+    write_rejected(folder, rejected)
+
+
+def write_rejected(folder: epath.Path, rejected: Sequence[Rejected]) -> None:
+    """Writes a line for each wrong line, with its number and the reason; no file without any."""
+    path = folder / REJECTED
+    if not rejected:
+        path.unlink(missing_ok=True)
+        return
+    lines = [json.dumps(each._asdict(), ensure_ascii=False) + '\n' for each in rejected]
+    # A caption may hold halves of characters, which no file can.
+    files.write_whole(path, ''.join(lines).encode(errors='replace'))
 
 
 def is_at_work(folder: epath.Path) -> bool:
@@ -204,18 +199,29 @@ def is_at_work(folder: epath.Path) -> bool:
     return (folder / _UNFINISHED).exists()
 
 
-def is_finished(folder: epath.Path, entries: Mapping[int, Any], count: int) -> bool:
-    """Whether the first `count` pairs are there and in the lists."""
-    there = (folder / sample_list.CAPTIONS).exists() and not is_at_work(folder)
-    return there and all(number in entries for number in range(count))
+def is_finished(
+    folder: epath.Path, entries: Mapping[int, Any], requests: Mapping[int, Any]
+) -> bool:
+    """Whether the pairs of these requests are there and in the lists.
+
+    Args:
+      folder: The samples folder.
+      entries: What is there, or could not be drawn.
+      requests: What is asked for.
+    """
+    there = (folder / SETTINGS).exists() and not is_at_work(folder)
+    return there and all(number in entries for number in requests)
 
 
 def finished_pairs(folder: epath.Path) -> int:
     """How many pairs a finished folder has; 0 for a missing folder, or one that a job works on."""
-    captions = folder / sample_list.CAPTIONS
-    if is_at_work(folder) or not captions.exists():
+    if is_at_work(folder) or not (folder / SETTINGS).exists():
         return 0
-    return len(sample_list.read_json(captions))
+    promised = sample_failures.read_json(folder / SETTINGS)
+    if not isinstance(promised, Mapping) or old_samples.is_old(promised):
+        return len(old_samples.read(folder))
+    layout = Layout(folder, promised['sample']['name'])
+    return sum(1 for _ in records.read_lines(layout.records))
 
 
 def release(folder: epath.Path) -> None:

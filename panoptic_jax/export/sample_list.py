@@ -4,118 +4,106 @@
 they are.
 """
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+import heapq
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
-from absl import logging
 from etils import epath
 
-from panoptic_jax.data import geometry
 from panoptic_jax.data.facts import CategoryList
-from panoptic_jax.export import coco
+from panoptic_jax.data.requests import Request
+from panoptic_jax.export import coco_lists, records, sample_failures
+from panoptic_jax.export.layout import Layout
+from panoptic_jax.export.records import Record
 from panoptic_jax.machine import files, hosts
 from panoptic_jax.machine.interruption import Interruption
 
-CAPTIONS, PANOPTIC = 'captions.json', 'panoptic.json'
-FOLDERS = ('images', 'panoptic', 'parts')
 THREADS = 8  # that read or write small files: in a bucket each takes many milliseconds of waiting
-_NOT_ASKED = ('id', 'file_name', 'segments_info')  # what an entry has besides its request
 
 
-def read_json(path: epath.Path) -> Any:
-    """The content of a JSON file of ours; raises ValueError where it is damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(
-            f'{path} is damaged ({error}); restore it, or delete its folder and sample again.'
-        ) from error
+class Entry(NamedTuple):
+    """What is remembered of a pair that is there."""
+
+    file_name: str
+    request: Request
 
 
-def request_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What a pair was asked for, see `data/requests.py`."""
-    return {name: value for name, value in entry.items() if name not in _NOT_ASKED}
+def read(layout: Layout, *, has_maps: bool) -> dict[int, Entry]:
+    """{number: entry} of the pairs whose files are there, from the finished list and the parts.
 
-
-def read(folder: epath.Path, *, has_maps: bool) -> dict[int, dict[str, Any]]:
-    """The pairs whose files are there, from the finished lists and from the parts.
-
-    Args:
-      folder: The samples folder.
-      has_maps: Whether each pair has a map.
-
-    Returns:
-      {number of the pair: its entry}: 'id', 'file_name', the request and, with maps,
-      'segments_info'. Files that are empty count as missing.
+    Files that are empty count as missing.
     """
-    entries = _finished(folder, has_maps=has_maps)
+    entries = {line.id: _entry(line) for line in records.read_lines(layout.records)}
     with futures.ThreadPoolExecutor(THREADS) as pool:
-        for part in pool.map(read_json, part_paths(folder).values()):
-            entries |= {entry['id']: entry for entry in part}
-    for name in FOLDERS[: 1 + has_maps]:
-        sizes = files.sizes_and_times(folder / name)
-        present = {file_name for file_name, (size, _) in sizes.items() if size}
-        entries = {n: entry for n, entry in entries.items() if entry['file_name'] in present}
+        for part in pool.map(records.read_all, part_paths(layout).values()):
+            entries |= {line.id: _entry(line) for line in part}
+    for folder in layout.picture_folders(has_maps):
+        sizes = files.sizes_and_times(folder)
+        present = {name.rpartition('.')[0] for name, (size, _) in sizes.items() if size}
+        entries = {
+            number: entry
+            for number, entry in entries.items()
+            if entry.file_name.rpartition('.')[0] in present
+        }
     return entries
 
 
-def _finished(folder: epath.Path, *, has_maps: bool) -> dict[int, dict[str, Any]]:
-    """The entries of captions.json, with the segments of panoptic.json."""
-    if not (folder / CAPTIONS).exists():
-        return {}
-    entries = {entry['id']: entry for entry in read_json(folder / CAPTIONS)}
-    if not has_maps:
-        return entries
-    # Without this list the maps would have no meaning, and so the pairs are drawn again.
-    content = read_json(folder / PANOPTIC) if (folder / PANOPTIC).exists() else {}
-    segments = {a['image_id']: a['segments_info'] for a in content.get('annotations', ())}
-    return {
-        number: {**entry, 'segments_info': segments[number]}
-        for number, entry in entries.items()
-        if number in segments
-    }
+def _entry(record: Record) -> Entry:
+    return Entry(record.file_name, record.request)
 
 
-def part_paths(folder: epath.Path) -> dict[int, epath.Path]:
-    """{number of a batch's first pair: the JSON that says that the batch is done}."""
-    names = files.sizes_and_times(folder / 'parts')
-    stems = [name.removesuffix('.json') for name in names if name.endswith('.json')]
-    return {int(stem): part_path(folder, int(stem)) for stem in stems if stem.isdecimal()}
+def part_paths(layout: Layout) -> dict[int, epath.Path]:
+    """{number of a batch's first pair: the file that says that the batch is done}."""
+    names = files.sizes_and_times(layout.parts)
+    stems = [name.removesuffix('.jsonl') for name in names if name.endswith('.jsonl')]
+    firsts = sorted(int(stem) for stem in stems if stem.isdecimal())
+    return {first: part_path(layout, first) for first in firsts}
 
 
-def part_path(folder: epath.Path, first: int) -> epath.Path:
-    """The JSON of the batch that begins with pair `first`."""
-    return folder / 'parts' / f'{first:08d}.json'
+def part_path(layout: Layout, first: int) -> epath.Path:
+    """The file of the batch that begins with pair `first`."""
+    return layout.parts / f'{first:08d}.jsonl'
 
 
-def drop_parts_without(folder: epath.Path, entries: Mapping[int, Any]) -> None:
-    """Removes the parts that name a pair whose files are missing; they are not done."""
-    for path in part_paths(folder).values():
-        if any(entry['id'] not in entries for entry in read_json(path)):
+def write_part(layout: Layout, first: int, lines: Sequence[Record], kept: Collection[int]) -> None:
+    """Says that a batch is done: its new records, and those of `kept` that its part had before."""
+    path = part_path(layout, first)
+    new = {line.id for line in lines}
+    before = records.read_all(path) if path.exists() else []
+    old = [line for line in before if line.id in kept and line.id not in new]
+    every = sorted([*old, *lines], key=lambda line: line.id)
+    files.write_whole(path, records.joined(every))
+
+
+def drop_missing(layout: Layout, entries: Mapping[int, Any]) -> None:
+    """Takes from the parts the pairs whose files are missing; their batches are not done."""
+    for path in part_paths(layout).values():
+        lines = records.read_all(path)
+        good = [line for line in lines if line.id in entries]
+        if good and len(good) < len(lines):
+            files.write_whole(path, records.joined(good))
+        elif not good:
             path.unlink()
 
 
-def lacking(there: Collection[int], count: int, batch_size: int) -> dict[int, list[int]]:
-    """{first pair of a batch: the numbers of its pairs that are not there}, where any lack.
-
-    Batches begin at the same numbers whatever is there, so that each pair is drawn in the same row.
-    """
-    numbers = {}
-    for first in range(0, count, batch_size):
-        batch = range(first, min(first + batch_size, count))
-        numbers[first] = [number for number in batch if number not in there]
+def lacking(
+    there: Collection[int], failed: Collection[int], batches: Sequence[Sequence[int]]
+) -> dict[int, list[int]]:
+    """{first pair of a batch: the numbers of its pairs that are to be drawn}, where any are."""
+    settled = {*there, *failed}
+    numbers = {batch[0]: [n for n in batch if n not in settled] for batch in batches}
     return {first: missing for first, missing in numbers.items() if missing}
 
 
 def wait_for_parts(
-    folder: epath.Path, wanted: Mapping[int, Collection[int]], interruption: Interruption
+    layout: Layout, wanted: Mapping[int, Collection[int]], interruption: Interruption
 ) -> None:
-    """Waits until the parts of all processes name the wanted pairs.
+    """Waits until the parts of all processes name the wanted pairs, or say why there are none.
 
     Args:
-      folder: The samples folder.
+      layout: The set.
       wanted: From `lacking`.
       interruption: Ends the waiting, too.
 
@@ -125,56 +113,77 @@ def wait_for_parts(
     awaited = dict(wanted)
 
     def is_complete() -> bool:
-        paths = part_paths(folder)
-        for first in [first for first in awaited if first in paths]:
-            named = {entry['id'] for entry in read_json(paths[first])}
+        paths = part_paths(layout)
+        failures = sample_failures.firsts(layout)
+        for first in list(awaited):
+            named = {line.id for line in records.read_all(paths[first])} if first in paths else ()
             # The part may still be that of a smaller job.
-            if named.issuperset(awaited[first]):
+            if first in failures or {*named} >= {*awaited[first]}:
                 del awaited[first]
         return not awaited
 
     hosts.wait_for(is_complete, 'the pairs of other processes', interruption)
 
 
-def finish(folder: epath.Path, categories: CategoryList, *, has_maps: bool) -> None:
-    """Joins the parts into panoptic.json and captions.json, and adds to what these name already.
+def finish(
+    layout: Layout,
+    requests: Mapping[int, Request],
+    categories: CategoryList,
+    *,
+    has_maps: bool,
+) -> int:
+    """Joins the parts into COCO's lists, and adds to what these name already.
 
-    All pairs up to the first gap are joined. A kill at any time leaves lists that name only pairs
-    that are there.
+    A kill at any time leaves lists that name only pairs that are there.
 
     Args:
-      folder: The samples folder.
-      categories: See `sample_claim.written_categories`.
+      layout: The set.
+      requests: The pairs of the job. Parts of a larger job that was stopped stay for the next one.
+      categories: The model's, with the ids of the source.
       has_maps: Whether each pair has a map.
+
+    Returns:
+      How many pairs the lists name.
     """
-    there = read(folder, has_maps=has_maps)
-    count = next(number for number in range(len(there) + 1) if number not in there)
-    entries = [there[number] for number in range(count)]
-    if has_maps:
-        _write_panoptic(folder / PANOPTIC, entries, categories)
-    captions = [{k: v for k, v in e.items() if k != 'segments_info'} for e in entries]
+    there = read(layout, has_maps=has_maps)
+    listed = {line.id for line in records.read_lines(layout.records)}
+    wanted = {number for number in there if number in requests or number in listed}
     # Last, since it is what a reader asks for.
-    files.write_json(folder / CAPTIONS, captions)
-    joined = {first: path for first, path in part_paths(folder).items() if first < count}
-    if len(joined) == len(part_paths(folder)):
-        (folder / 'parts').rmtree(missing_ok=True)
-    # A larger job was stopped before; the parts behind the gap are for the next one.
-    for path in joined.values():
-        path.unlink(missing_ok=True)
-    logging.info('Wrote %d pairs to %s.', count, folder)
+    with files.assembling(layout.records) as place:
+        with open(place, 'wb') as file:
+            for record in _merged(layout):
+                if record.id in wanted:
+                    file.write(records.line_of(record))
+        coco_lists.write(layout, place, categories, has_maps=has_maps)
+    sample_failures.finish(layout, there)
+    for path in part_paths(layout).values():
+        if all(line.id in wanted for line in records.read_all(path)):
+            path.unlink()
+    if not part_paths(layout):
+        layout.parts.rmtree(missing_ok=True)
+    return len(wanted)
 
 
-def _write_panoptic(
-    path: epath.Path, entries: Sequence[Mapping[str, Any]], categories: CategoryList
-) -> None:
-    size = {'width': geometry.IMAGE_SIDE, 'height': geometry.IMAGE_SIDE}
-    numbers = zip(categories.entries, categories.source_ids, strict=True)
-    coco.write_panoptic_json(
-        path,
-        [{'id': e['id'], 'file_name': e['file_name'], **size} for e in entries],
-        [
-            {'image_id': e['id'], 'file_name': e['file_name'], 'segments_info': e['segments_info']}
-            for e in entries
-        ],
-        [category._replace(id=source_id) for category, source_id in numbers],
-    )
+def _merged(layout: Layout) -> Iterator[Record]:
+    """All records by their numbers; those of parts win over those of the list."""
+    both = heapq.merge(records.read_lines(layout.records), _of_parts(layout), key=_number)
+    for _, same in itertools.groupby(both, key=_number):
+        *_, newest = same
+        yield newest
+
+
+def _of_parts(layout: Layout) -> Iterator[Record]:
+    """The records of all parts by their numbers, though batches of several kinds interleave."""
+    pending: list[tuple[int, int, Record]] = []
+    count = itertools.count()  # so that no two records have to be compared
+    for first, path in part_paths(layout).items():
+        while pending and pending[0][0] < first:
+            yield heapq.heappop(pending)[-1]
+        for record in records.read_all(path):
+            heapq.heappush(pending, (record.id, next(count), record))
+    while pending:
+        yield heapq.heappop(pending)[-1]
+
+
+def _number(record: Record) -> int:
+    return record.id

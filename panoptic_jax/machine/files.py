@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -145,6 +146,24 @@ def appearing(path: epath.PathLike) -> Iterator[str]:
         with contextlib.suppress(OSError):
             os.unlink(unfinished)
         raise
+
+
+@contextlib.contextmanager
+def assembling(path: epath.PathLike) -> Iterator[str]:
+    """The same as `appearing` for a path in a bucket, too: there it is uploaded at the end.
+
+    Raises:
+      ValueError: the disk is full or refuses the file, see `explained`; nothing is left.
+    """
+    if not is_remote(path):
+        with explaining(path), appearing(path) as unfinished:
+            yield unfinished
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = os.path.join(folder, 'content')
+        with explaining(local):
+            yield local
+        upload(local, path)
 
 
 def remove_unfinished(folder: epath.PathLike) -> None:

@@ -30,6 +30,8 @@ class Conditions(NamedTuple):
       image: (B, h, w, c) latents, not scaled: the autoencoder's own, or the mean of its moments.
       known_image: (B, h, w) bool, the pixels of `image` that are known; the others are drawn.
       known_map: (B, kh, kw) bool, the same of `map`.
+      guidance: (B,) each pair's own guidance, in the place of the setting.
+      negative: (B, L, D) features of texts, in the place of the empty caption's.
     """
 
     map: jax.Array | np.ndarray | None = None
@@ -37,6 +39,8 @@ class Conditions(NamedTuple):
     image: jax.Array | np.ndarray | None = None
     known_image: jax.Array | np.ndarray | None = None
     known_map: jax.Array | np.ndarray | None = None
+    guidance: jax.Array | np.ndarray | None = None
+    negative: jax.Array | np.ndarray | None = None
 
     def clean_streams(self, keys: jax.Array, description: Description) -> dict[str, jax.Array]:
         """What is given, as the solver takes it: scaled latents, and analog bits of maps.

@@ -3,11 +3,16 @@
 `programs/sampler.py` draws a pair's starting noise from its key.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+_COPIES = 2**32 - 1  # before the number of a copy, which then is no stream's number
+_WORD = 2**32
 
 
 def pair_keys(seed: int, first: int, count: int) -> jax.Array:
@@ -17,22 +22,62 @@ def pair_keys(seed: int, first: int, count: int) -> jax.Array:
     return jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
 
 
-def request_keys(seed: int, first: int, requests: Sequence[Mapping[str, Any]]) -> jax.Array:
-    """(n,) keys of consecutive pairs, where some may have a seed of their own.
+class _Source(NamedTuple):
+    """What a key is made of, uint32 each.
+
+    Attributes:
+      seed: The job's or the line's.
+      first: A number, or the first word of an id's hash.
+      second: The hash's second word.
+      is_hashed: Whether there is a second word.
+      copy: Which copy of an id.
+    """
+
+    seed: Any
+    first: Any
+    second: Any = 0
+    is_hashed: Any = 0
+    copy: Any = 0
+
+
+def request_keys(
+    seed: int, numbers: Sequence[int], requests: Sequence[Mapping[str, Any]]
+) -> jax.Array:
+    """(n,) keys of pairs; each depends on its own number and request alone.
+
+    A pair without an id has the key of its number, or with a seed of its own that of pair number
+    'copy' of that seed, wherever it stands. With an id, (seed, id, copy) make the key. An id of
+    digits stands for the pair of that number: "00000017" gives what pair 17 of a list without ids
+    has.
 
     Args:
       seed: The job's seed.
-      first: Number of the first pair.
-      requests: For each pair what was asked for; with 'seed' and 'copy' (0 if it is missing) the
-        key is that of pair number 'copy' of that seed, wherever the pair stands.
+      numbers: For each pair its number.
+      requests: For each pair what was asked for: of 'id', 'seed' and 'copy' those that it has.
     """
-    keys = pair_keys(seed, first, len(requests))
-    if not any('seed' in request for request in requests):
-        return keys
-    own = [
-        pair_keys(request['seed'], request.get('copy', 0), 1)
-        if 'seed' in request
-        else keys[row : row + 1]
-        for row, request in enumerate(requests)
-    ]
-    return jnp.concatenate(own)
+    sources = [_source(seed, *pair) for pair in zip(numbers, requests, strict=True)]
+    columns = _Source(*(np.array(column, np.uint32) for column in zip(*sources, strict=True)))
+    return _keys(columns)
+
+
+def _source(seed: int, number: int, request: Mapping[str, Any]) -> _Source:
+    own_seed, copy = request.get('seed', seed), request.get('copy', 0)
+    name = request.get('id')
+    if name is None:
+        return _Source(own_seed, copy if 'seed' in request else number)
+    if name.isascii() and name.isdecimal() and int(name) < _WORD:
+        return _Source(own_seed, int(name), copy=copy)
+    digest = hashlib.sha256(name.encode()).digest()
+    words = [int.from_bytes(digest[place : place + 4], 'big') for place in (0, 4)]
+    return _Source(own_seed, *words, is_hashed=1, copy=copy)
+
+
+@jax.jit
+def _keys(sources: _Source) -> jax.Array:
+    def key_of(source):
+        key = jax.random.fold_in(jax.random.key(source.seed), source.first)
+        key = jnp.where(source.is_hashed > 0, jax.random.fold_in(key, source.second), key)
+        copied = jax.random.fold_in(jax.random.fold_in(key, jnp.uint32(_COPIES)), source.copy)
+        return jnp.where(source.copy > 0, copied, key)
+
+    return jax.vmap(key_of)(sources)

@@ -21,6 +21,7 @@ from panoptic_jax.programs.conditions import Conditions, decoders, start, start_
 from panoptic_jax.programs.description import Description
 from panoptic_jax.programs.tasks import Task, check_task, usual_task
 
+_NOTHING = Conditions()  # is given
 _LARGEST_LATENT = 1e6  # latents of photographs stay below a hundred
 
 
@@ -32,11 +33,13 @@ class Drawn(NamedTuple):
       ids: (B, kh, kw) uint8 category ids; None for a model without maps.
       code_values: (B, kh, kw, instance_bits) the codes of instances as bits, unclipped, as
         `codes.read` takes them; None where no codes are drawn.
+      bits: (B, kh, kw, 8) the categories as analog bits; None where maps are not refined.
     """
 
     latents: jax.Array
     ids: jax.Array | None
     code_values: jax.Array | None = None
+    bits: jax.Array | None = None
 
 
 Sampler = Callable[..., Drawn]
@@ -62,10 +65,12 @@ class Sampling:
     clip_image: bool
     clip_map: bool
     decode: str
+    refine: bool = False
 
-    def guidance_of(self, names: Sequence[str]) -> guidance.Guidance:
-        """The guidance of these streams; the others are not drawn."""
-        weights = {'image': self.guidance, 'map': self.guidance * self.guidance_ratio_map}
+    def guidance_of(self, names: Sequence[str], own: jax.Array | None = None) -> guidance.Guidance:
+        """The guidance of these streams; the others are not drawn. `own` is (B,), of each pair."""
+        strength = self.guidance if own is None else jnp.asarray(own)
+        weights = {'image': strength, 'map': strength * self.guidance_ratio_map}
         drawn = {name: weights[name] for name in names}
         return guidance.Guidance(drawn, first=self.guidance_from, last=self.guidance_to)
 
@@ -117,18 +122,15 @@ def make_sampler(
         grid=sampling.grid,
         offset=sampling.offset,
     )
-    weights = sampling.guidance_of(plan.moving)
     category_ids, settled_map = decoders(description, sampling.decode)
 
     def start_of(name, eps, clean, known):
-        given = {'clean': clean.get(name), 'known': known.get(name)}
-        std = sampling.start_std(name)
-        return start(roles[name], description.streams[name], eps, std=std, **given)
+        own = {'clean': clean.get(name), 'known': known.get(name), 'std': sampling.start_std(name)}
+        return start(roles[name], description.streams[name], eps, **own)
 
-    def sampler(params, text, keys, conditions=None):
+    def sampler(params, text, keys, conditions=_NOTHING):
         # Once for all evaluations. Vectors stay: norms multiply by theirs in float32.
         params = jax.tree.map(lambda a: a.astype(dtype) if a.ndim > 1 else a, params)
-        conditions = conditions or Conditions()
 
         def predict(*arguments):
             return model.apply({'params': params}, *arguments)
@@ -142,8 +144,10 @@ def make_sampler(
         }
         known = conditions.known_parts(clean, noise)
         moving = {name: start_of(name, eps, clean, known) for name, eps in noise.items()}
+        weights = sampling.guidance_of(plan.moving, conditions.guidance)
+        without = jnp.float32(empty_text if conditions.negative is None else conditions.negative)
         states, values = solver.solve(
-            guidance.guided(predict, text.astype(jnp.float32), jnp.float32(empty_text), weights),
+            guidance.guided(predict, text.astype(jnp.float32), without, weights),
             clean | moving,
             plan,
             description.streams,
@@ -155,17 +159,23 @@ def make_sampler(
         latents = _image_of(states, values, clean, description)
         if 'map' not in values:
             return Drawn(latents, conditions.map)
-        return _pairs(latents, values['map'], category_ids(values['map']))
+        ids = category_ids(values['map'])
+        return _pairs(latents, values['map'], ids, keep_bits=sampling.refine)
 
     return sampler
 
 
-def _pairs(latents, map_values, ids):
+def _pairs(latents, map_values, ids, *, keep_bits):
     # Ids cannot say that they came of NaN, so the latents of the pair say it.
     is_finite = jnp.isfinite(map_values).all(axis=(1, 2, 3))
     latents = jnp.where(is_finite[:, None, None, None], latents, jnp.nan)
     code_values = map_values[..., bits.NUM_BITS :]  # (B, kh, kw, instance_bits)
-    return Drawn(latents, ids, code_values if code_values.shape[-1] else None)
+    return Drawn(
+        latents,
+        ids,
+        code_values if code_values.shape[-1] else None,
+        map_values[..., : bits.NUM_BITS] if keep_bits else None,
+    )
 
 
 def _image_of(states, values, clean, description):
@@ -188,8 +198,8 @@ def on_devices(sampler: Sampler, params: dict[str, Any], mesh: jax.sharding.Mesh
     placed = sharding.place(params, split_params)
     compiled = jax.jit(sampler, in_shardings=(split_params, rows, rows, rows))
 
-    def draw(text, keys, conditions=None):
-        text, conditions = sharding.place((text, conditions or Conditions()), rows)
+    def draw(text, keys, conditions=_NOTHING):
+        text, conditions = sharding.place((text, conditions), rows)
         return compiled(placed, text, keys, conditions)
 
     return draw

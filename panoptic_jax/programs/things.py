@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from panoptic_jax.data import instances
-from panoptic_jax.data.categories import things_of
+from panoptic_jax.data import geometry, instances
+from panoptic_jax.data.categories import things_of, valid_codes
 from panoptic_jax.data.example import Category
-from panoptic_jax.diffusion import codes
+from panoptic_jax.diffusion import bits, codes
 from panoptic_jax.programs.sampler import Drawn
 
 
@@ -42,6 +42,44 @@ def of_drawn(
     return instances.of_batch(
         np.asarray(drawn.ids), codes=own_codes, thing_ids=thing_ids, min_area=min_area
     )
+
+
+def refined(drawn: Drawn, categories: Sequence[Category], decode: str) -> Drawn:
+    """What was drawn, its map in the size of the image: bits between pixels, then decoded.
+
+    Borders then run where the bits of both sides weigh the same, and not along pixels of the map.
+    A map that the sampler did not keep the bits of (`Sampling.refine`), such as one that was given,
+    stays as it is.
+
+    Args:
+      drawn: What a sampler gave.
+      categories: The list that the ids refer to.
+      decode: What becomes of a code of no category, see `bits.bits_to_ids`.
+    """
+    if drawn.bits is None:
+        return drawn
+    valid = tuple(valid_codes(categories).tolist())
+    ids = _enlarged_ids(drawn.bits, valid, decode)
+    code_values = drawn.code_values
+    if code_values is not None:
+        code_values = _enlarged(code_values)
+    return drawn._replace(ids=ids, code_values=code_values, bits=None)
+
+
+@jax.jit
+def _enlarged(values):
+    batch, *_, channels = values.shape
+    shape = (batch, geometry.IMAGE_SIDE, geometry.IMAGE_SIDE, channels)
+    return jax.image.resize(values, shape, 'linear')
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _enlarged_ids(values, valid, decode):
+    def of_one(one):
+        return bits.bits_to_ids(_enlarged(one[None])[0], np.array(valid, np.uint8), decode)
+
+    # One map after another: all categories of all pixels of a batch would take gigabytes.
+    return jax.lax.map(of_one, values)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

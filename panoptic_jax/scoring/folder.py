@@ -133,11 +133,11 @@ def _opened(
     path: epath.Path, facts: Mapping[str, Any], data: CategoryList, *, is_own: bool
 ) -> Folder:
     pairs = Pairs(path, map_side=facts['map_size'])
-    check_entries(pairs.entries, path / 'captions.json')
+    check_entries(pairs.entries, pairs.places.captions)
     table = None
     # A map that was given is the data's own, and data without maps have nothing to compare.
     if pairs.has_maps and data.entries and not _is_given(facts):
-        what = f'{path / "panoptic.json"}'
+        what = f'{pairs.places.panoptic}'
         table = translation(pairs.categories, pairs.used_ids(), data, what)
     return Folder(path, pairs, facts, is_own, table)
 

@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import sample_folders
 from etils import epath
 from PIL import Image
 
 from panoptic_jax.data import categories
 from panoptic_jax.data.example import Category
 from panoptic_jax.data.facts import CategoryList
-from panoptic_jax.export import grids, sample_claim, sample_list, samples
+from panoptic_jax.export import grids
 
 LIST = [
     Category(id=1, name='person', is_thing=True),
@@ -26,19 +27,10 @@ def make_samples(path, seed, captions=('a red ball', 'a blue train'), maps=True)
     """Writes a samples folder of random pairs and returns their images and ids."""
     rng = np.random.default_rng(seed)
     path = epath.Path(path)
-    sample_claim.claim(path, {'seed': seed}, {})
     images = rng.integers(0, 256, (len(captions), 256, 256, 3), np.uint8)
     codes = np.array([0, 1, 7, 187], np.uint8)
     ids = rng.choice(codes, (len(captions), 64, 64)) if maps else None
-    samples.write_part(
-        path,
-        first=0,
-        requests=[{'caption': caption} for caption in captions],
-        drawn=samples.Drawn(images, ids),
-        categories=CATEGORIES,
-        kept={},
-    )
-    sample_list.finish(path, CATEGORIES, has_maps=maps)
+    sample_folders.write(path, CATEGORIES, captions, images=images, ids=ids, seed=seed)
     return images, ids
 
 
@@ -119,7 +111,7 @@ def test_colour_map_of_a_folder_shows_its_own_categories(tmp_path):
     make_samples(tmp_path / 'a', 0)
     output = tmp_path / 'colours.png'
     assert grids.main([str(tmp_path / 'a'), '--colours', f'--output={output}']) == 0
-    content = json.loads((tmp_path / 'a' / 'panoptic.json').read_text())
+    content = json.loads((tmp_path / 'a' / 'annotations' / 'panoptic_generated.json').read_text())
     assert content['categories'][2]['id'] == 187
     colours = {tuple(colour) for colour in read_pixels(output).reshape(-1, 3).tolist()}
     assert {tuple(categories.palette()[category.id].tolist()) for category in LIST} <= colours

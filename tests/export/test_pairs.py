@@ -6,6 +6,7 @@ import unicodedata
 
 import numpy as np
 import pytest
+import sample_folders
 from etils import epath
 from PIL import Image
 
@@ -14,7 +15,7 @@ from panoptic_jax.data.example import Category
 from panoptic_jax.data.facts import CategoryList
 from panoptic_jax.data.map_pictures import Form, of_ids
 from panoptic_jax.data.pictures import read_picture
-from panoptic_jax.export import sample_claim, sample_list, samples
+from panoptic_jax.export import samples
 from panoptic_jax.export.pairs import Pairs
 
 
@@ -161,28 +162,16 @@ def test_perfect_maps_have_a_panoptic_quality_of_one(tmp_path, name):
         ids.append(of_ids(source, Form(own, 128, void_wins=False)))
 
     folder = epath.Path(tmp_path / 'samples')
-    sample = {'evaluations': 3, 'guidance': 1.0}
-    model = {'name': 'one_stream'}
-    facts = sample_claim.promise(
-        sample, own, None, weights='step 1', ema=True, model=model, map_size=128
-    )
-    sample_claim.claim(folder, facts, {})
-    written = sample_claim.written_categories(folder, own)
-    samples.write_part(
-        folder,
-        first=0,
-        requests=[{'caption': 'a'}] * 3,
-        drawn=samples.Drawn(rng.integers(0, 256, (3, 256, 256, 3), np.uint8), np.stack(ids)),
-        categories=written,
-        kept={},
-    )
-    sample_list.finish(folder, written, has_maps=True)
+    images = rng.integers(0, 256, (3, 256, 256, 3), np.uint8)
+    sample_folders.write(folder, own, 'aaa', images=images, ids=np.stack(ids))
 
-    content = json.loads((folder / 'panoptic.json').read_text())
+    content = json.loads((folder / 'annotations' / 'panoptic_generated.json').read_text())
     assert {(c['id'], c['name']) for c in content['categories']} == {(c.id, c.name) for c in listed}
     found = []
     for annotation in content['annotations']:
-        colours = read_picture(folder / 'panoptic' / annotation['file_name'])
+        colours = read_picture(
+            folder / 'annotations' / 'panoptic_generated' / annotation['file_name']
+        )
         found.append((panoptic_png.segment_ids(colours), annotation['segments_info']))
     assert panoptic_quality(truth, found) == 1.0
     assert panoptic_quality(truth, found[1:] + found[:1]) < 0.9
@@ -206,10 +195,3 @@ def sample_segments(source, thing):
         count += 1
         areas[source == number] = count
     return areas, count
-
-
-def test_folders_of_older_versions_keep_our_ids(tmp_path):
-    ours, our_ids = categories.remap(LISTS['ade20k'])
-    own = CategoryList(ours, tuple(dict(map(reversed, our_ids.items()))[c.id] for c in ours))
-    (tmp_path / 'settings.json').write_text('{"weights": "step 1"}')
-    assert sample_claim.written_categories(tmp_path, own).source_ids == (1, 2, 3)

@@ -1,0 +1,125 @@
+"""One line about each pair: what it was asked for, how it was drawn, and what its map shows.
+
+`pairs_NAME.jsonl` holds these lines, the parts of a job hold some of them, and COCO's lists are
+made of them (`export/coco_lists.py`), so that nothing has to be counted twice.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+from etils import epath
+
+from panoptic_jax.data.requests import Request, name_of
+
+
+class Segment(msgspec.Struct, omit_defaults=True):
+    """A segment as COCO's panoptic list has it; `counts` is the mask of a thing, see `rle.py`."""
+
+    id: int
+    category_id: int
+    area: int
+    bbox: list[int]
+    iscrowd: int
+    counts: str = ''
+
+
+class Record(msgspec.Struct, omit_defaults=True):
+    """A pair.
+
+    Attributes:
+      id: Its number, which COCO's lists call image_id.
+      file_name: The image's; the maps' names differ in the ending.
+      request: What it was asked for, see `data/requests.py`.
+      seed: The seed of its noise, its own or the job's.
+      copy: Which of the pairs of one id or seed.
+      weights: Name and hash, or step, of the weights.
+      ema: Whether they were averaged.
+      evaluations: Network evaluations.
+      guidance: Its own, or the job's.
+      segments_info: What the map shows; None for a model without maps.
+      scores: What others measured of the pair, by name.
+    """
+
+    id: int
+    file_name: str
+    request: dict[str, Any]
+    seed: int
+    weights: str
+    ema: bool
+    evaluations: int
+    guidance: float
+    copy: int = 0
+    segments_info: list[Segment] | None = None
+    scores: dict[str, float] = {}
+
+    @property
+    def stem(self) -> str:
+        """The name without its ending."""
+        return name_of(self.id, self.request)
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Record)
+
+
+def made(
+    number: int,
+    request: Request,
+    facts: Mapping[str, Any],
+    *,
+    file_name: str,
+    segments_info: list[Segment] | None,
+) -> Record:
+    """The record of a pair that has just been drawn; `facts` are of `sample_claim.promise`."""
+    settings = facts['sample']
+    return Record(
+        id=number,
+        file_name=file_name,
+        request=request,
+        seed=request.get('seed', settings['seed']),
+        weights=facts['weights'],
+        ema=facts['ema'],
+        evaluations=settings['evaluations'],
+        guidance=request.get('guidance', settings['guidance']),
+        copy=request.get('copy', 0),
+        segments_info=segments_info,
+    )
+
+
+def line_of(record: Record) -> bytes:
+    """The line of a record, with its end."""
+    return _encoder.encode(record) + b'\n'
+
+
+def read_lines(path: epath.PathLike) -> Iterator[Record]:
+    """The records of a file, one after another; none where there is no file.
+
+    Raises:
+      ValueError: a line is damaged.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        return
+    with path.open('rb') as lines:
+        for line in lines:
+            yield _decoded(line, path)
+
+
+def read_all(path: epath.Path) -> list[Record]:
+    """The records of a small file, read at once; the error of `read_lines`."""
+    return [_decoded(line, path) for line in path.read_bytes().splitlines()]
+
+
+def joined(lines: Iterable[Record]) -> bytes:
+    """The content of a small file."""
+    return b''.join(map(line_of, lines))
+
+
+def _decoded(line: bytes, path: epath.Path) -> Record:
+    try:
+        return _decoder.decode(line)
+    except ValueError as error:
+        raise ValueError(
+            f'{path} is damaged ({error}); restore it, or delete its folder and sample again.'
+        ) from error

@@ -1,0 +1,30 @@
+"""Samples folders as a job writes them, of pairs that a test has made."""
+
+from panoptic_jax.export import sample_claim, stores
+from panoptic_jax.export.pair_files import Drawn
+
+# The settings that a folder knows itself by.
+SETTINGS = {
+    'name': 'generated', 'format': 'folder', 'image_format': 'png', 'shard_pairs': 1000,
+    'seed': 0, 'evaluations': 3, 'guidance': 1.0,
+}  # fmt: skip
+
+
+def write(folder, categories, captions, *, images, ids, **settings):
+    """Writes a finished folder of one batch; `ids` is None for pairs without maps."""
+    facts = sample_claim.promise(
+        SETTINGS | settings,
+        categories,
+        None,
+        weights='step 1',
+        ema=True,
+        model={'name': 'one_stream'},
+        map_size=None if ids is None else ids.shape[1],
+    )
+    requests = {number: {'caption': caption} for number, caption in enumerate(captions)}
+    store = stores.FolderStore(stores.Job(folder, facts, requests, [], ids is not None))
+    store.check()
+    store.claim()
+    (unit,) = store.units(lambda numbers: [[*requests]])
+    store.add(unit, unit.batches[0], Drawn(images, ids))
+    store.finish()
