@@ -76,7 +76,9 @@ def test_an_own_map_comes_with_its_caption(given, tmp_path):
 
 def test_what_cannot_be_given_is_refused(given, config, tmp_path):
     given.sample.update(given='image', prompt='a red circle')
-    with pytest.raises(ValueError, match=r"sample\.given is 'image', and 'a red circle' names none"):
+    with pytest.raises(
+        ValueError, match=r"sample\.given is 'image', and 'a red circle' names none"
+    ):
         one_device.sample(given, tmp_path)
     given.sample.update(prompt='', given='image')
     config.model.update(name='one_stream', depth=2, separate_times=False, instance_bits=0)

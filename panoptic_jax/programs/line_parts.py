@@ -91,7 +91,7 @@ class LineParts:
           FileNotFoundError, ValueError: a picture is not the one that `accept` has seen.
         """
         for request in batch:
-            if self._hashes(request).items() - request.items():
+            if request | self._hashes(request) != request:
                 raise ValueError(
                     f'The pictures of {request["caption"]!r} have changed while the job ran; '
                     'restore them and run the same command again.'

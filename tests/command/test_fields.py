@@ -35,9 +35,11 @@ CHOICES = {
     'data.source', 'data.captions', 'data.autoencoder', 'data.text', 'model.name',
     'model.join', 'image.prediction', 'map.prediction', 'model.dtype', 'foreign.kind',
     'sample.split', 'sample.given', 'sample.solver', 'sample.grid', 'sample.decode',
-    'sample.checkpoint', 'optimizer',
+    'sample.checkpoint', 'sample.format', 'sample.image_format', 'optimizer',
 }  # fmt: skip
-NOT_EMPTY = {'data.dir', 'data.train_split', 'sample.folder', 'plan.topology'} | CHOICES
+NOT_EMPTY = {
+    'data.dir', 'data.train_split', 'sample.folder', 'sample.name', 'plan.topology', *CHOICES
+}  # fmt: skip
 
 ANYTHING = [
     math.nan, math.inf, -math.inf, -1, 0, 1, -1.0, 0.0, 1.5, 10**30, 10**400, -(10**30), 10**5000,
@@ -58,7 +60,7 @@ def is_right(name, value):
             return False
         if name in CHOICES:
             return False
-        if name == 'checkpoint_best':
+        if name in ('checkpoint_best', 'sample.redo'):
             return value == ''
         if name.startswith('foreign.allow') and value == ' ':
             return True
@@ -110,6 +112,8 @@ def test_every_value_is_taken_or_refused_by_field_value_and_what_would_be_right(
         ('learning_rate', [1, 3e-3], [0, -1e-4, 1e30]),
         ('sample.guidance', [-1, 0.5, 100], [101, 1e30]),
         ('sample.folder', ['step_900', 'Größe 2'], ['a/b', '..', '.', 'a\\b', 'x' * 256, ' a']),
+        ('sample.name', ['train2017', 'a b'], ['a/b', '..']),
+        ('sample.shard_pairs', [1, 1000], [0, 1001]),
         ('data.train_split', ['train2017', 'train[:10%]'], ['a/b', '../train']),
         ('data.validation_split', ['', 'val'], ['a/b']),
         ('data.tfds_name', ['coco/2017_panoptic', ''], ['a\nb']),
