@@ -250,7 +250,7 @@ def test_a_finished_folder_is_not_extended_to_the_whole_split(trained, sampled, 
         one_device.evaluate(config, workdir)
     assert metrics_of(workdir)['MCD']['n'] == 6
     assert {path: path.read_bytes() for path in before} == before
-    assert len([*folder.rglob('*.png')]) == 12
+    assert len([*folder.rglob('*.png')]) == 18
     (line,) = [line for line in caplog.messages if 'is finished with 6 pairs' in line]
     assert "--config.sample.count=8 draws one for each image of the split 'validation'" in line
     assert config.sample.count == 0
@@ -282,7 +282,7 @@ def page(evaluated):
 
 
 def test_the_page_shows_pairs_and_scores(evaluated, page):
-    captions = json.loads((evaluated / 'run' / 'samples' / 'captions.json').read_text())
+    captions = Pairs(evaluated / 'run' / 'samples').entries
     (text,) = re.findall(r'id="rows">(.*?)</script>', page)
     rows = json.loads(text)
     assert [caption for _, caption, *_ in rows] == [entry['caption'] for entry in captions]

@@ -193,7 +193,7 @@ def test_imported_two_stream_samples_without_flags(tiny, tmp_path):
     facts = json.loads((tmp_path / 'run' / 'samples' / 'settings.json').read_text())
     assert re.fullmatch(r'weights\.safetensors \w{12}', facts['weights'])
     assert (facts['model']['name'], facts['ema']) == ('two_stream', False)
-    assert len(list((tmp_path / 'run' / 'samples' / 'panoptic').iterdir())) == 6
+    assert len(list((tmp_path / 'run' / 'samples' / 'generated').iterdir())) == 6
 
 
 def test_mapping_needs_no_torch_and_keeps_every_number(tiny):

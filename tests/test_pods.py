@@ -140,17 +140,17 @@ class Runs:
         (workdir / 'settings.json').write_text(json.dumps(config.to_dict()))
         write_part = samples.write_part
 
-        def interrupted(folder, *, first, **others):
-            if first:
+        def interrupted(layout, rows, **others):
+            if next(iter(rows)):
                 raise KeyboardInterrupt
-            write_part(folder, first=first, **others)
+            write_part(layout, rows, **others)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(samples, 'write_part', interrupted)
             with pytest.raises(KeyboardInterrupt):
                 sample.sample(config, str(workdir), devices=jax.devices()[:4])
         parts = workdir / 'samples' / 'parts'
-        assert [path.name for path in parts.iterdir()] == ['00000000.json']
+        assert [path.name for path in parts.iterdir()] == ['00000000.jsonl']
 
     def first_job(self):
         """A folder of two processes: a training without a break, and one that was killed."""
@@ -313,7 +313,7 @@ def contents(folder):
 
 def test_two_processes_sample_as_one(runs):
     expected, found = (contents(runs.scored(name) / 'samples') for name in ('here', 'pods'))
-    assert len([name for name in expected if name.startswith('images/')]) == 6
+    assert len([name for name in expected if name.startswith('generated/')]) == 6
     assert found.keys() == expected.keys()
     for name in expected.keys() - {'report.html'}:
         assert found[name] == expected[name], name

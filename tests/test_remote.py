@@ -361,10 +361,10 @@ def test_profile_ends_up_in_the_bucket(server):
 @pytest.fixture(scope='module')
 def remote_samples(remote_run, kill, remote_config):
     """What was there after a kill, like `prepared`; samples, scores and weights are there since."""
-    kill(one_device.sample, remote_config, 'run/samples/parts/00000004.json')
-    before = files.sizes_and_times(f'{RUN}/samples/images')
+    kill(one_device.sample, remote_config, 'run/samples/parts/00000004.jsonl')
+    before = files.sizes_and_times(f'{RUN}/samples/generated')
     assert len(before) == 6
-    assert [*files.sizes_and_times(f'{RUN}/samples/parts')] == ['00000000.json']
+    assert [*files.sizes_and_times(f'{RUN}/samples/parts')] == ['00000000.jsonl']
     one_device.evaluate(remote_config, RUN)  # samples first
     export_weights.export_weights(remote_config, RUN)
     return before
@@ -372,13 +372,13 @@ def remote_samples(remote_run, kill, remote_config):
 
 def test_sampling_goes_on_after_a_kill(remote_samples):
     first = '00000000.png'
-    after = files.sizes_and_times(f'{RUN}/samples/images')
+    after = files.sizes_and_times(f'{RUN}/samples/generated')
     assert after[first] == remote_samples[first]  # not made again
 
 
 def test_killed_sampling_equals_a_local_job(remote_samples, local_run):
     found, expected = contents(f'{RUN}/samples'), local_contents(local_run[0] / 'samples')
-    assert len([name for name in found if name.endswith('.png')]) == 12
+    assert len([name for name in found if name.endswith('.png')]) == 18
     # The page has the loss curve with its times.
     assert_equal_folders(found, expected, except_for={'report.html'})
 

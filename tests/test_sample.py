@@ -146,7 +146,7 @@ def test_a_larger_count_extends_a_finished_folder(finished, sampled, monkeypatch
 
 
 def as_before(folder, asked_of):
-    """Turns a samples folder into what versions before 0.5 wrote: settings and entries."""
+    """Turns a samples folder into what earlier versions wrote: settings and entries."""
     (folder / 'generated').rename(folder / 'images')
     (folder / 'annotations' / 'panoptic_generated').rename(folder / 'panoptic')
     (folder / 'annotations' / 'panoptic_generated.json').rename(folder / 'panoptic.json')

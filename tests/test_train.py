@@ -522,7 +522,7 @@ def test_model_that_predicts_the_maps_noise_trains_and_samples(config, tmp_path)
     assert one_device.train(config, tmp_path)
     assert 0.5 < json_lines.read(tmp_path / 'metrics.jsonl')[-1]['loss_map'] < 1.5
     one_device.sample(config, tmp_path)
-    assert len(list((tmp_path / 'samples' / 'panoptic').iterdir())) == 6
+    assert len(list((tmp_path / 'samples' / 'generated').iterdir())) == 6
     data = ml_collections.ConfigDict(config.to_dict())
     data.map.prediction = 'data'
     with pytest.raises(ValueError, match=r"map\.prediction: 'noise' there, 'data' in this"):

@@ -1,4 +1,4 @@
-"""Samples folders of versions before 0.5, in the plain layout: who made them, and what is there.
+"""Samples folders of earlier versions, in the plain layout: who made them, and what is there.
 
 They are read and scored as they are, but no job adds to them. `export/sample_claim.py` has those of
 now.

@@ -1,6 +1,6 @@
 """Reading a folder of images and maps, one pair at a time: our samples, or those of others.
 
-The plain layout, which our own samples had until version 0.5:
+The plain layout, which our own samples had in earlier versions:
 
     images/*.png (or .jpg)     the images, of any size, also in folders below
     captions.json              [{"file_name", "caption" or "captions", "image_id"}]; may be missing
