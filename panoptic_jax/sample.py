@@ -77,8 +77,11 @@ def sample(
         with writing(folder, 'sampling job', interruption):
             _fill(config, job, store, interruption)
             _write_page(job, store, log)
-    elif not (folder / 'report.html').exists():
-        _write_page(job, store, log)
+    elif not jax.process_index():
+        # The list may have other wrong lines by now.
+        sample_claim.write_rejected(folder, job.requested.rejected)
+        if not (folder / 'report.html').exists():
+            _write_page(job, store, log)
     _report(job, store, was_finished=bool(is_finished))
 
 
@@ -120,10 +123,12 @@ def _fill(
 ) -> None:
     """Draws the pairs that a folder lacks, batch by batch, inside the folder's lock."""
     # Looked at again: another job may have drawn pairs until this one got the lock.
-    store.check()
     if not jax.process_index():
+        store.check()
         store.claim()
     hosts.of_first(0)  # the others go on when the folder is claimed
+    if jax.process_index():
+        store.check()
     batches = functools.partial(requested.batches, job.requested, config.sample.batch_size)
     units = store.units(batches)
     own = [unit for unit in own_share(units) if unit.missing]

@@ -50,6 +50,7 @@ GOOD = [
     {'caption': 'a red ball', 'id': 'mapped', 'map': 'map.png'},
     {'caption': 'a red ball', 'id': 'photo', 'image': 'photo.png'},
     {'caption': 'a red ball', 'id': 'half', 'image': 'photo.png', 'known': 'half.png'},
+    {'caption': 'a red ball', 'id': 'kept', 'image': 'photo.png', 'known': 'all'},
     {'caption': 'a red ball', 'id': 'rough', 'image': 'photo.png', 'map': 'map.png',
      'strength': {'image': 0.5}},
 ]  # fmt: skip
@@ -101,12 +102,16 @@ def test_lines_give_pictures_and_wrong_ones_stop_no_other(joint, tmp_path):
 
     # Each field has its effect.
     photo = np.asarray(Image.open(tmp_path / 'photo.png').resize((32, 32))).astype(int)
-    np.testing.assert_array_equal(pairs.ids(3), np.asarray(Image.open(tmp_path / 'map.png')))
+    for number in (3, 7):  # whole, also beside a rough image
+        given = np.asarray(Image.open(tmp_path / 'map.png'))
+        np.testing.assert_array_equal(pairs.ids(number), given)
+    assert np.abs(picture(folder, 'rough') - picture(folder, 'mapped')).max() > 10
     near = {
         name: np.abs(picture(folder, name)[4::8, 4::8] - photo)
-        for name in ('plain', 'photo', 'half')
+        for name in ('plain', 'photo', 'half', 'kept')
     }
     assert near['photo'].mean() < 0.5 * near['plain'].mean()
+    assert near['kept'].mean() < 0.5 * near['plain'].mean()
     assert near['half'][:, :16].mean() < 0.5 * near['half'][:, 16:].mean()
 
     # Alone a pair is the same to the bit, and a setting does what the field does.

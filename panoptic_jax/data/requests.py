@@ -136,7 +136,7 @@ def of_file(path: str, count: int, accept: Accept = as_it_is) -> Asked:
     return Asked(_numbered(lines, count), rejected)
 
 
-class _Lines(NamedTuple):
+class _Use(NamedTuple):
     """A line as it is used.
 
     Attributes:
@@ -150,7 +150,7 @@ class _Lines(NamedTuple):
 
 def _accepted(
     entries: list[tuple[int, Line | str]], count: int, accept: Accept
-) -> tuple[list[_Lines], list[Rejected]]:
+) -> tuple[list[_Use], list[Rejected]]:
     """All lines, and those among them that are rejected."""
     copies = [1 if isinstance(line, str) else line.copies or 1 for _, line in entries]
     unnamed = _numbers_without_id(entries, copies, count)
@@ -165,7 +165,7 @@ def _accepted(
         except (FileNotFoundError, ValueError) as error:
             request = None
             rejected.append(Rejected(number, str(error)))
-        lines.append(_Lines(request, pairs))
+        lines.append(_Use(request, pairs))
     return lines, rejected
 
 
@@ -199,7 +199,7 @@ def _request(line: Line | str, accept: Accept, is_unnamed: Callable[[int], bool]
     return accept(line)
 
 
-def _numbered(lines: list[_Lines], count: int) -> dict[int, Request]:
+def _numbered(lines: list[_Use], count: int) -> dict[int, Request]:
     """The pairs of the lines, again and again."""
     total = sum(line.copies for line in lines)
     requests, number, rounds = {}, 0, 0
@@ -213,7 +213,7 @@ def _numbered(lines: list[_Lines], count: int) -> dict[int, Request]:
     return requests
 
 
-def _copy(line: _Lines, copy: int) -> Request:
+def _copy(line: _Use, copy: int) -> Request:
     """What tells the pairs of one line apart."""
     if 'id' in line.request:
         return {'copy': copy} if copy or line.copies > 1 else {}
