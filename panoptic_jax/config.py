@@ -151,6 +151,11 @@ def default() -> ml_collections.ConfigDict:
     # Areas below this share of a generated map join what surrounds them; 0: all are written.
     sample.min_area = 0.0005
     sample.decode = 'nearest'  # codes of no category: 'nearest' one, 'no_void', 'threshold' to void
+    sample.keep = ''  # which pairs are kept, such as 'agreement>0.9 and crumbs<0.02'; '': all
+    # Of a request's copies keep the best by this score, or by 'keep': the scores of sample.keep in
+    # their order; '': all that pass.
+    sample.best_of = ''
+    sample.drop_duplicates = False  # near copies of training images are not kept; reads all of them
 
     config.evaluate = evaluate = ml_collections.ConfigDict()
     evaluate.folder = ''  # others' images/, captions.json and maps; '': workdir/samples
@@ -242,6 +247,11 @@ def asked(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """What a sampling job is asked for, for `requested.Asked`."""
     names = ('prompt', 'prompts', 'split', 'count', 'seed', 'given', 'guidance', 'offset')
     return {name: config.sample[name] for name in names}
+
+
+def selection(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Which pairs are kept, for `sample_selection`."""
+    return {name: config.sample[name] for name in ('keep', 'best_of', 'drop_duplicates')}
 
 
 def sampling(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -22,10 +22,15 @@ from panoptic_jax.machine import hosts
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.machine.writer_lock import writing
 from panoptic_jax.metrics import fid
-from panoptic_jax.preparation.sources import SourceSettings, open_sources
 from panoptic_jax.programs.description import Description
-from panoptic_jax.quality.training import Training
-from panoptic_jax.scoring import against_truth, belonging, quality_scores, reference, results
+from panoptic_jax.scoring import (
+    against_truth,
+    belonging,
+    quality_scores,
+    reference,
+    results,
+    training_images,
+)
 from panoptic_jax.scoring import folder as folders
 from panoptic_jax.scoring.features import Features, Images, listing_digest
 from panoptic_jax.scoring.images import score_images
@@ -127,7 +132,10 @@ def evaluate(
         # The rest takes seconds, and two processes must not write the same files.
         if jax.process_index():
             return
-        images = _training_images(job, training_source, places) if training_source else None
+        images = None
+        if training_source:
+            image_ids = loader.Split(config.data.dir, 'train', config.data.cache).image_ids()
+            images = training_images.read(training_source, image_ids, places[0], interruption)
         scores += against_truth.score_drawn_maps(folder, truth, interruption)
         scores += against_truth.score_with_autoencoder(folder, truth, autoencoder, interruption)
         scores += quality_scores.score_quality(
@@ -154,19 +162,7 @@ def _real_images(job: _Job) -> Any:
 
 def _open_source(job: _Job, split: str) -> Any:
     """The images that a split was prepared from."""
-    source = job.manifest.source
-    # As many as were prepared, whatever the config says now.
-    prepared = {name: entry for name, entry in source.items() if 'count' in entry}
-    counts = {f'{name}_images': entry['count'] for name, entry in prepared.items()}
-    sources = open_sources(SourceSettings(**settings.source(job.config) | counts))
-    belonging.check_sources(sources, source, split)
-    return sources[split]
-
-
-def _training_images(job: _Job, source: Any, places: Sequence[epath.Path]) -> Training:
-    """The training images, among which copies are looked for; their looks go to `places`."""
-    image_ids = loader.Split(job.config.data.dir, 'train', job.config.data.cache).image_ids()
-    return quality_scores.training_of(source, image_ids, places[0], job.interruption)
+    return training_images.open_source(settings.source(job.config), job.manifest, split)
 
 
 def _open_folder(job: _Job, images: int) -> folders.Folder:

@@ -28,6 +28,8 @@ from panoptic_jax.machine.writer_lock import writing
 from panoptic_jax.models.forms import compute_dtype, for_mesh
 from panoptic_jax.programs import drawing, requested, sampler
 from panoptic_jax.programs.description import Description
+from panoptic_jax.quality import judge
+from panoptic_jax.scoring import training_images
 from panoptic_jax.weights import trained
 
 _WAITING = 2  # batches that are drawn and not written; each takes some megabytes
@@ -82,7 +84,9 @@ def sample(
         sample_claim.write_rejected(folder, job.requested.rejected)
         if not (folder / 'report.html').exists():
             _write_page(job, store, log)
-    _report(job, store, was_finished=bool(is_finished))
+    stores.report(
+        store, job.requested.requests, job.requested.rejected, was_finished=bool(is_finished)
+    )
 
 
 class _Job(NamedTuple):
@@ -92,11 +96,13 @@ class _Job(NamedTuple):
       means: The model, its encoders, and how it draws.
       requested: What to generate.
       promise: What the pairs depend on besides, see `sample_claim.promise`.
+      judge: What pairs are scored with and have to pass.
     """
 
     means: drawing.Means
     requested: requested.Requested
     promise: dict
+    judge: judge.Judge
 
 
 Store = stores.FolderStore | sample_tars.TarStore
@@ -109,6 +115,8 @@ def _open_store(config: ml_collections.ConfigDict, job: _Job, folder: epath.Path
         requests=job.requested.requests,
         rejected=job.requested.rejected,
         has_maps=job.means.description.has_map,
+        judge=job.judge,
+        selection=settings.selection(config),
         redo_failed=config.sample.redo == 'failed',
     )
     is_tar = config.sample.format == 'tar'
@@ -139,11 +147,13 @@ def _fill(
     def keep(unit, batch, drawn):
         try:
             decoded = drawing.decoded(job.means, job.requested, batch, drawn)
+            captions = [job.requested.requests[number]['caption'] for number in batch]
+            judged = judge.judged(job.judge, *decoded, captions)
         except FloatingPointError as error:
             store.fail(unit, batch, str(error))
             logging.warning('Pairs %d to %d were not drawn: %s', batch[0], batch[-1], error)
         else:
-            store.add(unit, batch, Drawn(*decoded))
+            store.add(unit, batch, Drawn(*decoded), judged)
         progress.add(len({*batch} & {*unit.missing}))
 
     # Files are written while the devices draw the next batch.
@@ -169,26 +179,6 @@ def _write_page(job: _Job, store: Store, log: epath.Path) -> None:
     """Process 0 writes the page, where there are pairs at all."""
     if not jax.process_index() and job.requested.requests.keys() - store.failed().keys():
         samples.write_page(store.folder, log)
-
-
-def _report(job: _Job, store: Store, *, was_finished: bool) -> None:
-    """Says in the last line what became of the requests; raises FloatingPointError for failures."""
-    asked, rejected = job.requested.requests, job.requested.rejected
-    failed = {number: why for number, why in store.failed().items() if number in asked}
-    logging.info(
-        '%s%s: %d pairs, %d lines rejected%s.',
-        store.folder,
-        ' is finished already' if was_finished else '',
-        len(asked) - len(failed),
-        len(rejected),
-        f' (see {store.folder / sample_claim.REJECTED})' if rejected else '',
-    )
-    if failed:
-        number, reason = next(iter(failed.items()))
-        raise FloatingPointError(
-            f'{len(failed)} of {len(asked)} pairs could not be drawn, the first of them {number}, '
-            f'and the others are there; --config.sample.redo=failed draws them again. {reason}'
-        )
 
 
 def _open_job(
@@ -222,6 +212,19 @@ def _open_job(
         text_weights=config.data.text_weights,
         devices=devices,
     )
+    training = None
+    if config.sample.drop_duplicates:
+        training = training_images.of_data(
+            settings.source(config), config.data.dir, cache=config.data.cache, workdir=workdir
+        )
+    own_judge = judge.judge_of(
+        description.categories.entries,
+        keep=config.sample.keep,
+        best_of=config.sample.best_of,
+        synonyms=config.evaluate.synonyms,
+        has_maps=description.has_map,
+        training=training,
+    )
     promise = sample_claim.promise(
         config.sample.to_dict() | settings.sampling(config),
         description.categories,
@@ -244,4 +247,4 @@ def _open_job(
         batch_size=config.sample.batch_size,
         min_area=config.sample.min_area,
     )
-    return _Job(means, asked, promise)
+    return _Job(means, asked, promise, own_judge)

@@ -2,6 +2,7 @@
 
 from panoptic_jax.export import sample_claim, stores
 from panoptic_jax.export.pair_files import Drawn
+from panoptic_jax.quality import judge
 
 # The settings that a folder knows itself by.
 SETTINGS = {
@@ -10,7 +11,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def write(folder, categories, captions, *, images, ids, **settings):
+def write(folder, categories, captions, *, images, ids, instances=None, **settings):
     """Writes a finished folder of one batch; `ids` is None for pairs without maps."""
     facts = sample_claim.promise(
         SETTINGS | settings,
@@ -22,9 +23,15 @@ def write(folder, categories, captions, *, images, ids, **settings):
         map_size=None if ids is None else ids.shape[1],
     )
     requests = {number: {'caption': caption} for number, caption in enumerate(captions)}
-    store = stores.FolderStore(stores.Job(folder, facts, requests, [], ids is not None))
+    has_maps = ids is not None
+    own_judge = judge.judge_of(
+        categories.entries, keep='', best_of='', synonyms='', has_maps=has_maps
+    )
+    job = stores.Job(folder, facts, requests, [], has_maps, own_judge, {})
+    store = stores.FolderStore(job)
     store.check()
     store.claim()
     (unit,) = store.units(lambda numbers: [[*requests]])
-    store.add(unit, unit.batches[0], Drawn(images, ids))
+    judged = [judge.Judged({})] * len(captions)
+    store.add(unit, unit.batches[0], Drawn(images, ids, instances), judged)
     store.finish()

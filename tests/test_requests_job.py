@@ -9,6 +9,7 @@ import pytest
 from conftest import described, random_parameters
 from PIL import Image
 
+from panoptic_jax import config as settings
 from panoptic_jax.data import loader
 from panoptic_jax.data.coco import CocoPanoptic
 from panoptic_jax.export.pairs import Pairs
@@ -255,3 +256,157 @@ def test_refined_maps_have_finer_borders(run, sampled):
         # Away from borders nothing changes.
         assert np.mean(fine.ids(number) == coarse.ids(number)) > 0.5
     assert all(is_finer)
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / 'pairs_generated.jsonl').open()]
+
+
+def ids_listed(folder):
+    names = ('captions', 'panoptic', 'instances')
+    lists = [json.loads((folder / f'annotations/{n}_generated.json').read_text()) for n in names]
+    assert [image['id'] for image in lists[0]['images']] == [i['id'] for i in lists[1]['images']]
+    return [image['id'] for image in lists[2]['images']]
+
+
+def stems(folder):
+    places = ('generated', 'annotations/panoptic_generated', 'semantic_generated')
+    names = [{path.stem for path in (folder / place).iterdir()} for place in places]
+    assert names[0] == names[1] == names[2]
+    return sorted(map(int, names[0]))
+
+
+def test_pairs_that_do_not_pass_lie_apart_and_may_come_back(run, sampled, monkeypatch, caplog):
+    workdir, config = run
+    one_device.sample(config, workdir)
+    folder = workdir / 'samples'
+    whole = contents(folder)
+    assert whole == contents(sampled)
+    scores = [line['scores'] for line in lines_of(folder)]
+    assert all({'void', 'crumbs', 'things', 'agreement'} <= {*each} for each in scores)
+    limit = float(np.median([each['crumbs'] for each in scores]))
+    kept = [number for number, each in enumerate(scores) if each['crumbs'] < limit]
+    assert 0 < len(kept) < 6
+    # Another selection draws nothing.
+    monkeypatch.setattr(drawing, 'decoded', None)
+    config.sample.keep = f'crumbs<{limit!r}'
+    with caplog.at_level('INFO', 'absl'):
+        one_device.sample(config, workdir)
+    assert f'Kept {len(kept)} of 6 pairs; rejected: {6 - len(kept)} (crumbs' in caplog.text
+    assert ids_listed(folder) == stems(folder) == kept
+    others = [number for number in range(6) if number not in kept]
+    assert ids_listed(folder / 'rejected') == stems(folder / 'rejected') == others
+    assert [bool(line.get('rejected')) for line in lines_of(folder)] == [
+        number in others for number in range(6)
+    ]
+    assert len(Pairs(folder)) == len(CocoPanoptic(str(folder), 'generated')) == len(kept)
+    page = (folder / 'report.html').read_text()
+    assert 'is not below' in page
+    before = contents(folder)
+    one_device.sample(config, workdir)
+    assert contents(folder) == before
+
+    config.sample.keep = ''
+    one_device.sample(config, workdir)
+    assert contents(folder) == whole
+
+
+@pytest.mark.parametrize('place', ['coco_lists.write', 'sample_selection.write'])
+def test_a_killed_selection_is_done_again(run, monkeypatch, place):
+    workdir, config = run
+    one_device.sample(config, workdir)
+    folder = workdir / 'samples'
+    limit = float(np.median([line['scores']['crumbs'] for line in lines_of(folder)]))
+    config.sample.keep = f'crumbs<{limit!r}'
+    monkeypatch.setattr(drawing, 'decoded', None)  # nothing is drawn again
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f'panoptic_jax.export.{place}', killed)
+        with pytest.raises(KeyboardInterrupt):
+            one_device.sample(config, workdir)
+    one_device.sample(config, workdir)
+    found = contents(folder)
+    config.sample.keep = ''
+    one_device.sample(config, workdir)
+    config.sample.keep = f'crumbs<{limit!r}'
+    one_device.sample(config, workdir)
+    assert contents(folder) == found
+    assert stems(folder / 'rejected')
+
+
+def test_the_best_of_the_copies_is_kept(run):
+    workdir, config = run
+    line = {'caption': 'a red ring over snow', 'id': 'ring', 'copies': 5}
+    lines = [line, {'caption': 'a blue star over sand'}]
+    config.sample.update(prompts=write_list(workdir / 'list.jsonl', lines), count=0)
+    config.sample.best_of = 'crumbs'
+    one_device.sample(config, workdir)
+    folder = workdir / 'samples'
+    scores = [line['scores']['crumbs'] for line in lines_of(folder)]
+    assert len({*scores[:5]}) > 1
+    assert ids_listed(folder) == [int(np.argmin(scores[:5])), 5]
+    reasons = [line.get('rejected', '') for line in lines_of(folder)]
+    assert reasons.count('another copy is better') == 4
+
+
+def test_shards_hold_what_passes(run, sampled):
+    workdir, config = run
+    scores = [line['scores']['crumbs'] for line in lines_of(sampled)]
+    limit = float(np.median(scores))
+    config.sample.update(format='tar', shard_pairs=6, keep=f'crumbs<{limit!r}')
+    one_device.sample(config, workdir)
+    folder = workdir / 'samples'
+    kept = [f'{number:08d}' for number, each in enumerate(scores) if each < limit]
+    with tarfile.open(folder / 'generated-00000.tar') as tar:
+        assert [name[:-5] for name in tar.getnames() if name.endswith('.json')] == kept
+    stats = json.loads((folder / 'generated-00000.stats.json').read_text())
+    assert (stats['pairs'], len(stats['rejected'])) == (len(kept), 6 - len(kept))
+    config.sample.keep = ''
+    one_device.sample(config, workdir)
+    stats = json.loads((folder / 'generated-00000.stats.json').read_text())
+    assert (stats['pairs'], stats['rejected']) == (6, {})
+
+
+@pytest.mark.parametrize(
+    ('changed', 'message'),
+    [
+        ({'keep': 'beauty>1'}, 'beauty'),
+        ({'keep': 'clip>0.2'}, 'clip'),
+        ({'keep': 'crumbs<'}, 'sample.keep'),
+        ({'best_of': 'beauty'}, 'sample.best_of'),
+        ({'best_of': 'keep'}, 'needs an expression in sample.keep'),
+        ({'best_of': 'crumbs', 'format': 'tar'}, 'sample.best_of'),
+        ({'drop_duplicates': True, 'prompt': 'a', 'data': 'nowhere'}, 'nowhere'),
+    ],
+)
+def test_a_selection_that_cannot_be_made_is_said_before_anything_is_drawn(run, changed, message):
+    workdir, config = run
+    changed = dict(changed)
+    config.data.dir = changed.pop('data', config.data.dir)
+    config.sample.update(changed)
+
+    def command():
+        settings.check(config)
+        one_device.sample(config, workdir)
+
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        command()
+    assert not (workdir / 'samples').exists()
+
+
+def test_near_copies_of_training_images_are_dropped_on_request(run):
+    workdir, config = run
+    config.sample.drop_duplicates = True
+    one_device.sample(config, workdir)
+    lines = lines_of(workdir / 'samples')
+    assert all(line['nearest']['distance'] > 0 for line in lines)
+    copies = [line['nearest']['near_copy'] for line in lines]
+    assert copies == [bool(line.get('rejected')) for line in lines]
+    config.sample.update(folder='others', drop_duplicates=False)
+    one_device.sample(config, workdir)
+    config.sample.drop_duplicates = True
+    with pytest.raises(ValueError, match=r'drawn without sample\.drop_duplicates'):
+        one_device.sample(config, workdir)

@@ -10,7 +10,7 @@ from source_code import MODULES, ROOT, name_of, tree_of
 
 LINES = 250  # of a module
 # The loop is one function, to be read from top to bottom, and so is the list of settings.
-LONGER = {'train.py': 300, 'config.py': 260}
+LONGER = {'train.py': 300, 'config.py': 280}
 FUNCTION_LINES = 80
 # The train loop, and the list of settings.
 LONG_FUNCTIONS = {'train.train', 'config.default'}

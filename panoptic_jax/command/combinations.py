@@ -10,7 +10,12 @@ from panoptic_jax.command import fields
 from panoptic_jax.models import names
 
 _LATENT_SIDE = 32
-_TAKEN = ('annotations', 'images', 'parts')  # names of other folders beside a set of pairs
+_TAKEN = (
+    'rejected',
+    'annotations',
+    'images',
+    'parts',
+)  # names of other folders beside a set of pairs
 
 
 def check(values: Mapping[str, Any]) -> None:
@@ -156,6 +161,12 @@ def _check_run(values: Mapping[str, Any]) -> None:
         values,
         'sample.name',
         f'none of {", ".join(_TAKEN)}, and nothing that begins with semantic_',
+    )
+    _require(
+        values['sample.format'] != 'tar' or not values['sample.best_of'],
+        values,
+        'sample.best_of',
+        "'' where sample.format is 'tar', whose shards would part the copies of a request",
     )
     _require(
         values['data.source'] != 'tfds' or bool(values['data.tfds_name']),

@@ -125,6 +125,9 @@ _SAMPLE = {
     'offset': kinds.number(-0.5, 0.5),
     'min_area': kinds.number(0, 1),
     'decode': kinds.choice(('nearest', 'no_void', 'threshold')),
+    'keep': kinds.text(empty=True),
+    'best_of': kinds.text(empty=True),
+    'drop_duplicates': kinds.truth(),
 }
 _OTHERS = {
     'evaluate.folder': kinds.path(empty=True),

@@ -26,7 +26,12 @@ Section = Callable[[Iterable[Record]], Iterator[dict[str, Any]]]
 
 
 def write(
-    layout: Layout, source: epath.PathLike, categories: CategoryList, *, has_maps: bool
+    layout: Layout,
+    source: epath.PathLike,
+    categories: CategoryList,
+    *,
+    has_maps: bool,
+    rejected: bool,
 ) -> None:
     """Writes the lists; each is there whole or not at all.
 
@@ -35,27 +40,36 @@ def write(
       source: The file of its records, which is read several times.
       categories: The model's, with the source's ids, which the lists have.
       has_maps: Whether the pairs have maps.
+      rejected: True lists the pairs that were rejected, False those that were kept.
     """
     numbers = zip(categories.entries, categories.source_ids, strict=True)
     listed = [category._replace(id=source_id) for category, source_id in numbers]
-    _write(layout.captions_list, source, {'annotations': _captions}, {})
+
+    def lines() -> Iterator[Record]:
+        every = records.read_lines(source)
+        return (line for line in every if bool(line.rejected) == rejected)
+
+    _write(layout.captions_list, lines, {'annotations': _captions}, {})
     if not has_maps:
         return
     named = {'categories': [_category_json(category) for category in listed]}
-    _write(layout.panoptic_list, source, {'annotations': _panoptic}, named)
+    _write(layout.panoptic_list, lines, {'annotations': _panoptic}, named)
     named = {'categories': [_category_json(each) for each in listed if each.is_thing]}
-    _write(layout.instances_list, source, {'annotations': _instances}, named)
+    _write(layout.instances_list, lines, {'annotations': _instances}, named)
 
 
 def _write(
-    path: epath.Path, source: epath.PathLike, sections: dict[str, Section], rest: dict[str, Any]
+    path: epath.Path,
+    lines: Callable[[], Iterator[Record]],
+    sections: dict[str, Section],
+    rest: dict[str, Any],
 ) -> None:
     with files.assembling(path) as place, open(place, 'wb') as file:
         opening = b'{'
         for name, entries in ({'images': _images} | sections).items():
             file.write(opening + _encode(name) + b':[')
             separator = b'\n'
-            for entry in entries(records.read_lines(source)):
+            for entry in entries(lines()):
                 file.write(separator + _encode(entry))
                 separator = b',\n'
             file.write(b'\n]')

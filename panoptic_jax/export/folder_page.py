@@ -6,41 +6,73 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
+from panoptic_jax.export import records, sample_selection
+from panoptic_jax.export.layout import Layout
 from panoptic_jax.export.page_pair import PagePair
 from panoptic_jax.export.pairs import Pairs
+from panoptic_jax.export.records import Record
 
-_SHOWN_APART = ('id', 'file_name', 'caption', 'segments_info')
+_SHOWN_APART = ('id', 'file_name', 'caption', 'captions', 'segments_info')
 
 
 def pairs_of(
-    pairs: Pairs,
+    folder: epath.Path,
     facts: Mapping[str, Any],
     scores: Mapping[str, Sequence[float | None]],
 ) -> Iterator[PagePair]:
-    """Reads the pairs of a complete folder.
+    """Reads the pairs of a complete folder: those that were kept, then those that were rejected.
 
     Args:
-      pairs: The folder, with maps in the model's own resolution.
+      folder: The folder.
       facts: Its settings.json.
-      scores: {name: the pairs' numbers in the order of `entries`}; may be fewer than pairs.
+      scores: {name: numbers of the pairs that were kept, in their order}; may be fewer than pairs.
     """
-    images = pairs.places.images.name
+    known = {}
+    name = facts['sample'].get('name')
+    if name:
+        layout = Layout(folder, name)
+        known = {line.file_name: line for line in records.read_lines(layout.records)}
+    yield from _pairs(folder, '', facts, scores, known)
+    if any(line.rejected for line in known.values()):
+        yield from _pairs(sample_selection.rejected(layout).folder, 'rejected/', facts, {}, known)
+
+
+def _pairs(
+    folder: epath.Path,
+    place: str,
+    facts: Mapping[str, Any],
+    scores: Mapping[str, Sequence[float | None]],
+    known: Mapping[str, Record],
+) -> Iterator[PagePair]:
+    # The page shows maps in the model's own resolution; the PNGs are larger.
+    pairs = Pairs(folder, map_side=facts['map_size'])
+    images = f'{place}{pairs.places.images.name}'
     for index, entry in enumerate(pairs.entries):
         category, instance = pairs.segments(index)
         own = {name: value for name, value in entry.items() if name not in _SHOWN_APART}
+        line = known.get(entry['file_name'])
+        caption = entry['caption'] if line is None else line.request['caption']
+        added = {n: each[index] if index < len(each) else None for n, each in scores.items()}
         yield PagePair(
-            id=str(entry['id']),
-            caption=entry['caption'],
+            id=str(entry['id']) if line is None else line.stem,
+            caption=caption,
             image=f'{images}/{entry["file_name"]}',
             category=category,
             instance=instance,
-            scores={n: each[index] if index < len(each) else None for n, each in scores.items()},
+            scores=added | ({} if line is None else line.scores),
+            accepted=line is None or not line.rejected,
+            reason='' if line is None else line.rejected,
             # The request comes first, then what all pairs share.
-            provenance={**own, 'weights': facts['weights'], **_sampling(facts)},
+            provenance={**own, 'weights': facts['weights'], **_sampling(facts, line)},
         )
 
 
-def _sampling(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """How the pairs were drawn, as far as the job noted it, in the words of the settings."""
+def _sampling(facts: Mapping[str, Any], line: Record | None) -> dict[str, Any]:
+    """How a pair was drawn, as far as the job noted it, in the words of the settings."""
     names = ('seed', 'evaluations', 'solver', 'guidance', 'decode')
-    return {name: facts['sample'][name] for name in names if name in facts['sample']}
+    shared = {name: facts['sample'][name] for name in names if name in facts['sample']}
+    if line is None:
+        return shared
+    return shared | {'seed': line.seed, 'copy': line.copy, 'guidance': line.guidance}

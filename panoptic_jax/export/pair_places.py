@@ -113,7 +113,8 @@ def read_entries(folder: epath.Path, places: Places) -> list[dict[str, Any]]:
         entries = _read_plain(places.captions)
     else:
         records_path = Layout(folder, places.images.name).records
-        entries = [_of_record(line) for line in records.read_lines(records_path)]
+        lines = records.read_lines(records_path)
+        entries = [_of_record(line) for line in lines if not line.rejected]
         entries = entries or _read_coco(places.captions)
     if not entries:
         raise ValueError(f'{places.captions} holds no list of pictures.')

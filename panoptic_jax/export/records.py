@@ -11,6 +11,7 @@ import msgspec
 from etils import epath
 
 from panoptic_jax.data.requests import Request, name_of
+from panoptic_jax.quality.judge import Judged
 
 
 class Segment(msgspec.Struct, omit_defaults=True):
@@ -38,7 +39,9 @@ class Record(msgspec.Struct, omit_defaults=True):
       evaluations: Network evaluations.
       guidance: Its own, or the job's.
       segments_info: What the map shows; None for a model without maps.
-      scores: What others measured of the pair, by name.
+      scores: What was measured of the pair, by name, see `quality/scores.py`.
+      nearest: The training image that is nearest; None if none was looked for.
+      rejected: Why it is not kept; '' if it is.
     """
 
     id: int
@@ -52,6 +55,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     copy: int = 0
     segments_info: list[Segment] | None = None
     scores: dict[str, float] = {}
+    nearest: dict[str, Any] | None = None
+    rejected: str = ''
 
     @property
     def stem(self) -> str:
@@ -70,6 +75,7 @@ def made(
     *,
     file_name: str,
     segments_info: list[Segment] | None,
+    judged: Judged,
 ) -> Record:
     """The record of a pair that has just been drawn; `facts` are of `sample_claim.promise`."""
     settings = facts['sample']
@@ -84,6 +90,8 @@ def made(
         guidance=request.get('guidance', settings['guidance']),
         copy=request.get('copy', 0),
         segments_info=segments_info,
+        scores=judged.scores,
+        nearest=judged.nearest,
     )
 
 

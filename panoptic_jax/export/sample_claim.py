@@ -23,7 +23,10 @@ REJECTED = 'rejected.jsonl'
 _UNFINISHED = 'unfinished.json'  # there while a job is at work, or was killed
 # The fields of `config.sample` that say which pairs are wanted and where, and not how they look.
 # The weights' name and hash stand beside them.
-_NO_PROMISE = ('weights', 'checkpoint', 'prompt', 'prompts', 'count', 'folder', 'redo')
+_NO_PROMISE = (
+    'weights', 'checkpoint', 'prompt', 'prompts', 'count', 'folder', 'redo', 'keep', 'best_of',
+    'drop_duplicates',
+)  # fmt: skip
 _OF_TARS = 'shard_pairs'  # a folder of single files has no shards
 _OTHER = 'choose another --config.sample.folder, or delete it'
 

@@ -4,6 +4,7 @@
 they are.
 """
 
+import functools
 import heapq
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,11 +15,13 @@ from etils import epath
 
 from panoptic_jax.data.facts import CategoryList
 from panoptic_jax.data.requests import Request
-from panoptic_jax.export import coco_lists, records, sample_failures
+from panoptic_jax.export import coco_lists, records, sample_failures, sample_selection
 from panoptic_jax.export.layout import Layout
 from panoptic_jax.export.records import Record
 from panoptic_jax.machine import files, hosts
 from panoptic_jax.machine.interruption import Interruption
+from panoptic_jax.quality.judge import Judge
+from panoptic_jax.quality.selection import Tally
 
 THREADS = 8  # that read or write small files: in a bucket each takes many milliseconds of waiting
 
@@ -39,8 +42,13 @@ def read(layout: Layout, *, has_maps: bool) -> dict[int, Entry]:
     with futures.ThreadPoolExecutor(THREADS) as pool:
         for part in pool.map(records.read_all, part_paths(layout).values()):
             entries |= {line.id: _entry(line) for line in part}
-    for folder in layout.picture_folders(has_maps):
-        sizes = files.sizes_and_times(folder)
+    places = zip(
+        layout.picture_folders(has_maps),
+        sample_selection.rejected(layout).picture_folders(has_maps),
+        strict=True,
+    )
+    for both in places:
+        sizes = files.sizes_and_times(both[0]) | files.sizes_and_times(both[1])
         present = {name.rpartition('.')[0] for name, (size, _) in sizes.items() if size}
         entries = {
             number: entry
@@ -130,8 +138,9 @@ def finish(
     requests: Mapping[int, Request],
     categories: CategoryList,
     *,
+    judge: Judge,
     has_maps: bool,
-) -> int:
+) -> Tally:
     """Joins the parts into COCO's lists, and adds to what these name already.
 
     A kill at any time leaves lists that name only pairs that are there.
@@ -140,28 +149,41 @@ def finish(
       layout: The set.
       requests: The pairs of the job. Parts of a larger job that was stopped stay for the next one.
       categories: The model's, with the ids of the source.
+      judge: Says which pairs are kept.
       has_maps: Whether each pair has a map.
 
     Returns:
-      How many pairs the lists name.
+      How many pairs were kept, and how many rejected.
     """
     there = read(layout, has_maps=has_maps)
     listed = {line.id for line in records.read_lines(layout.records)}
     wanted = {number for number in there if number in requests or number in listed}
+
+    def lines() -> Iterator[Record]:
+        return (line for line in _merged(layout) if line.id in wanted)
+
+    reasons, tally = sample_selection.choose(lines(), judge)
+    sample_selection.move(layout, reasons, lines(), has_maps=has_maps)
+    apart = sample_selection.rejected(layout)
     # Last, since it is what a reader asks for.
     with files.assembling(layout.records) as place:
         with open(place, 'wb') as file:
-            for record in _merged(layout):
-                if record.id in wanted:
-                    file.write(records.line_of(record))
-        coco_lists.write(layout, place, categories, has_maps=has_maps)
+            for line in lines():
+                line.rejected = reasons.get(line.id, '')
+                file.write(records.line_of(line))
+        listing = functools.partial(coco_lists.write, source=place, categories=categories)
+        listing(layout, has_maps=has_maps, rejected=False)
+        if reasons:
+            listing(apart, has_maps=has_maps, rejected=True)
+    if not reasons:
+        apart.folder.rmtree(missing_ok=True)
     sample_failures.finish(layout, there)
     for path in part_paths(layout).values():
         if all(line.id in wanted for line in records.read_all(path)):
             path.unlink()
     if not part_paths(layout):
         layout.parts.rmtree(missing_ok=True)
-    return len(wanted)
+    return tally
 
 
 def _merged(layout: Layout) -> Iterator[Record]:

@@ -22,11 +22,19 @@ from etils import epath
 
 from panoptic_jax.data.facts import CategoryList
 from panoptic_jax.data.requests import Request, name_of
-from panoptic_jax.export import pair_files, records, sample_claim, sample_failures, sample_list
+from panoptic_jax.export import (
+    pair_files,
+    records,
+    sample_claim,
+    sample_failures,
+    sample_list,
+    sample_selection,
+)
 from panoptic_jax.export.pair_files import Drawn, PairFiles
 from panoptic_jax.export.stores import Batches, Job, Unit
 from panoptic_jax.machine import files, hosts
 from panoptic_jax.machine.interruption import Interruption
+from panoptic_jax.quality.judge import Judged
 
 
 class TarStore:
@@ -61,7 +69,8 @@ class TarStore:
                 sample_claim.refuse(self.folder, [f'requests of {tar_path.name}'])
             # A shard of a smaller job, or of fewer good lines, is made anew.
             is_whole = there == numbers and sizes[tar_path.name][0] == stats['bytes']
-            if is_whole or {*numbers} < {*there}:
+            is_selected = stats['selection'] == self._job.selection
+            if is_selected and (is_whole or {*numbers} < {*there}):
                 self._done[shard] = stats
 
     def failed(self) -> dict[int, str]:
@@ -89,7 +98,7 @@ class TarStore:
             for shard, numbers in self._shards().items()
         ]
 
-    def add(self, unit: Unit, batch: Sequence[int], drawn: Drawn) -> None:
+    def add(self, unit: Unit, batch: Sequence[int], drawn: Drawn, judged: Sequence[Judged]) -> None:
         """Takes a batch, a row for each of its numbers; the last of its shard writes the shard."""
         facts = self._job.facts
         categories = CategoryList.from_json(facts['categories'])
@@ -105,6 +114,7 @@ class TarStore:
                 facts,
                 file_name=f'{name_of(number, request)}.{image_format}',
                 segments_info=own.segments_info,
+                judged=judged[row],
             )
             return own, record
 
@@ -153,7 +163,9 @@ class TarStore:
             return
         stats_path, tar_path = self._paths(numbers[0] // self._job.facts['sample']['shard_pairs'])
         failed = {number: self._failed.pop(number) for number in numbers if number in self._failed}
-        pairs = [self._drawn.pop(number) for number in numbers if number not in failed]
+        drawn = [self._drawn.pop(number) for number in numbers if number not in failed]
+        reasons, _ = sample_selection.choose((record for _, record in drawn), self._job.judge)
+        pairs = [pair for pair in drawn if pair[1].id not in reasons]
         with files.assembling(tar_path) as place:
             _write_tar(place, pairs)
             size = os.path.getsize(place)
@@ -161,6 +173,8 @@ class TarStore:
             'pairs': len(pairs),
             'numbers': _ranges(numbers),
             'failed': failed,
+            'rejected': reasons,
+            'selection': {**self._job.selection},
             'requests': _digest(self._job.requests, numbers),
             'bytes': size,
             'segments': _counted(pairs, self._job.facts['categories']),

@@ -13,6 +13,7 @@
     rejected.jsonl, failed.jsonl lines of the requests that are wrong; pairs that were not finite
     unfinished.json              a job is at work, or was killed; the same command goes on
     parts/N.jsonl                the batch that starts at pair N is done; gone when all batches are
+    rejected/, selection.json    pairs that were not kept, see `export/sample_selection.py`
 
 A model without maps leaves images and captions alone. A larger job adds pairs to a finished folder;
 the lists name the earlier pairs until all are there. `export/layout.py` has the paths,
@@ -43,6 +44,10 @@ from panoptic_jax.export.pair_files import Drawn
 from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.logs import json_lines
 from panoptic_jax.machine import files
+from panoptic_jax.quality.judge import Judged
+from panoptic_jax.quality.scores import KINDS
+
+_LOWER_IS_BETTER = tuple(name for name, kind in KINDS.items() if kind.better < 0)
 
 
 def folder_of(workdir: epath.PathLike, name: str) -> epath.Path:
@@ -57,6 +62,7 @@ def write_part(
     requests: Mapping[int, Request],
     drawn: Drawn,
     facts: Mapping[str, Any],
+    judged: Sequence[Judged],
     kept: Collection[int],
 ) -> None:
     """Writes one batch: its pictures, then the lines whose presence means that it is done.
@@ -67,6 +73,7 @@ def write_part(
       requests: What the pairs were asked for.
       drawn: The batch; other rows are left out.
       facts: From `sample_claim.promise`.
+      judged: What is known of each pair, in the order of `rows`.
       kept: Pairs that are there; their files stay as they are.
     """
     categories = CategoryList.from_json(facts['categories'])
@@ -88,6 +95,7 @@ def write_part(
             facts,
             file_name=file_name,
             segments_info=own.segments_info,
+            judged=judged[rows[number]],
         )
 
     wanted = [number for number in rows if number not in kept]
@@ -119,15 +127,14 @@ def write_page(
     if facts['sample'].get('format') == 'tar':
         logging.info('%s has shards and no single files, and so gets no report.html.', folder)
         return
-    # The page shows maps in the model's own resolution; the PNGs are larger.
-    pairs = Pairs(folder, map_side=facts['map_size'])
+    pairs = Pairs(folder)
     if not pairs.has_maps:
         logging.info('%s has no maps and so gets no report.html.', folder)
         return
     weights = facts['weights']
     report.write_report(
         folder / 'report.html',
-        pairs=folder_page.pairs_of(pairs, facts, scores or {}),
+        pairs=folder_page.pairs_of(folder, facts, scores or {}),
         categories=CategoryList.from_json(facts['categories']).entries,
         metrics=metrics,
         log_lines=json_lines.read(log),
@@ -140,7 +147,7 @@ def write_page(
                 'guidance': facts['sample']['guidance'],
                 'map': f'{facts["map_size"]} x {facts["map_size"]}',
             },
-            lower_is_better=tuple(scores or ()),
+            lower_is_better=(*(scores or ()), *_LOWER_IS_BETTER),
         ),
     )
     logging.info('Wrote %s.', folder / 'report.html')

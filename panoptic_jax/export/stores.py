@@ -5,16 +5,24 @@ A store says which batches lack, takes those that were drawn, and finishes the s
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from absl import logging
 from etils import epath
 
 from panoptic_jax.data.facts import CategoryList
 from panoptic_jax.data.requests import Rejected, Request
-from panoptic_jax.export import sample_claim, sample_failures, sample_list, samples
+from panoptic_jax.export import (
+    sample_claim,
+    sample_failures,
+    sample_list,
+    sample_selection,
+    samples,
+)
 from panoptic_jax.export.layout import Layout
 from panoptic_jax.export.pair_files import Drawn
 from panoptic_jax.machine.interruption import Interruption
+from panoptic_jax.quality.judge import Judge, Judged
 
 Batches = Callable[[Sequence[int]], list[list[int]]]
 """Numbers of pairs -> the numbers of each batch, by the list of requests alone."""
@@ -41,6 +49,8 @@ class Job(NamedTuple):
       requests: {number: request}.
       rejected: Lines of the requests that are wrong.
       has_maps: Whether each pair has a map.
+      judge: What pairs are scored with and have to pass.
+      selection: The settings that the judge was made of, by name.
       redo_failed: Whether pairs that could not be drawn are drawn once more.
     """
 
@@ -49,7 +59,18 @@ class Job(NamedTuple):
     requests: Mapping[int, Request]
     rejected: Sequence[Rejected]
     has_maps: bool
+    judge: Judge
+    selection: Mapping[str, Any]
     redo_failed: bool = False
+
+
+class Store(Protocol):
+    """What a job asks of a store; `FolderStore` says what each of them does."""
+
+    folder: epath.Path
+
+    def failed(self) -> dict[int, str]:
+        """{number: reason} of the pairs that could not be drawn."""
 
 
 class FolderStore:
@@ -78,6 +99,8 @@ class FolderStore:
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
         failed = () if self._job.redo_failed else self.failed()
+        if not sample_selection.is_current(self.folder, self._job.selection):
+            return False
         return sample_claim.is_finished(
             self._job.folder, {*self._there, *failed}, self._job.requests
         )
@@ -96,7 +119,7 @@ class FolderStore:
         missing = sample_list.lacking(self._there, failed, own)
         return [Unit([batch], missing.get(batch[0], [])) for batch in own]
 
-    def add(self, unit: Unit, batch: Sequence[int], drawn: Drawn) -> None:
+    def add(self, unit: Unit, batch: Sequence[int], drawn: Drawn, judged: Sequence[Judged]) -> None:
         """Writes a batch, a row for each of its numbers."""
         samples.write_part(
             self._layout,
@@ -104,6 +127,7 @@ class FolderStore:
             requests=self._job.requests,
             drawn=drawn,
             facts=self._job.facts,
+            judged=judged,
             kept={*batch} - {*unit.missing},
         )
 
@@ -119,7 +143,48 @@ class FolderStore:
     def finish(self) -> None:
         """Writes the lists, once all units are done."""
         categories = CategoryList.from_json(self._job.facts['categories'])
-        sample_list.finish(
-            self._layout, self._job.requests, categories, has_maps=self._job.has_maps
+        tally = sample_list.finish(
+            self._layout,
+            self._job.requests,
+            categories,
+            judge=self._job.judge,
+            has_maps=self._job.has_maps,
         )
+        sample_selection.write(self.folder, self._job.selection, tally)
         sample_claim.release(self._job.folder)
+
+
+def report(
+    store: Store,
+    asked: Mapping[int, Request],
+    rejected: Sequence[Rejected],
+    *,
+    was_finished: bool,
+) -> None:
+    """Says in the last line what became of the requests.
+
+    Args:
+      store: Finished.
+      asked: {number: request} of the job.
+      rejected: Lines of the requests that are wrong.
+      was_finished: Whether the job had nothing to do.
+
+    Raises:
+      FloatingPointError: some pairs could not be drawn.
+    """
+    failed = {number: why for number, why in store.failed().items() if number in asked}
+    logging.info(
+        '%s%s: %d pairs, %d lines rejected%s. %s',
+        store.folder,
+        ' is finished already' if was_finished else '',
+        len(asked) - len(failed),
+        len(rejected),
+        f' (see {store.folder / sample_claim.REJECTED})' if rejected else '',
+        sample_selection.sentence(store.folder),
+    )
+    if failed:
+        number, reason = next(iter(failed.items()))
+        raise FloatingPointError(
+            f'{len(failed)} of {len(asked)} pairs could not be drawn, the first of them {number}, '
+            f'and the others are there; --config.sample.redo=failed draws them again. {reason}'
+        )

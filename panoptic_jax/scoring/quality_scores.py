@@ -4,7 +4,7 @@
 every pair, and what the set holds beside the true maps.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from panoptic_jax.data.manifest import Manifest
 from panoptic_jax.export import report
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.quality import folder as scored
-from panoptic_jax.quality import scores, training
+from panoptic_jax.quality import scores
 from panoptic_jax.quality.training import Training
 from panoptic_jax.scoring.against_truth import Truth
 from panoptic_jax.scoring.folder import Folder
@@ -41,39 +41,6 @@ def measures_of(manifest: Manifest, synonyms: str) -> scores.Measures:
     """
     categories = manifest.categories.entries
     return scores.measures_of(categories, is_scenes=are_scenes(manifest), synonyms=synonyms)
-
-
-def training_of(
-    source: Any,
-    image_ids: Sequence[int],
-    folder: epath.Path,
-    interruption: Interruption = UNINTERRUPTED,
-) -> Training:
-    """The training images, whose looks are kept in a folder.
-
-    Args:
-      source: The training images, see `sources.open_sources`.
-      image_ids: The source's number of each.
-      folder: From `reference.folders_of`.
-      interruption: Asked between images.
-
-    Raises:
-      Interrupted: SIGTERM came; what is looked at until then is lost.
-      ValueError: there is one image alone.
-    """
-
-    def read(number):
-        image, category, _ = geometry.fit(source[number])
-        return image, category
-
-    own = training.looks_of(
-        read,
-        len(source),
-        path=folder / 'looks-train.npz',
-        provenance={'pictures': source.description},
-        interruption=interruption,
-    )
-    return training.training_of(own, image_ids)
 
 
 def score_quality(

@@ -9,7 +9,7 @@ import pytest
 from panoptic_jax.data import geometry, loader
 from panoptic_jax.data.manifest import open_manifest
 from panoptic_jax.data.scenes import Scenes
-from panoptic_jax.scoring import quality_scores
+from panoptic_jax.scoring import quality_scores, training_images
 from panoptic_jax.scoring.against_truth import Truth
 from panoptic_jax.scoring.truth import Owners
 
@@ -94,7 +94,7 @@ def test_maps_that_were_given_and_pairs_without_maps_have_no_rows(truth, tmp_pat
 
 def test_training_images_are_nearest_to_themselves(truth, tmp_path):
     source, ids = Scenes(0, len(truth.split), 'train'), truth.split.image_ids()
-    images = quality_scores.training_of(source, ids, tmp_path / 'reference')
+    images = training_images.read(source, ids, tmp_path / 'reference')
     row = rows_of(truth, folder_of(truth), tmp_path / 'run', images=images)['near_copies']
     assert row.metric.value == 1
     lines = (tmp_path / 'run' / 'scores_own.jsonl').read_text().splitlines()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sample_folders
 from conftest import tiny_config
 from etils import epath
 
@@ -11,7 +12,6 @@ from panoptic_jax import prepare
 from panoptic_jax.data import geometry, instances, loader
 from panoptic_jax.data.manifest import open_manifest
 from panoptic_jax.diffusion import bits, codes
-from panoptic_jax.export import sample_list, samples
 from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.metrics import pq
 from panoptic_jax.programs import things
@@ -132,15 +132,10 @@ def test_a_folder_keeps_the_things_that_were_drawn(tmp_path, data, truth, has_in
     numbers = np.where(np.isin(ids, list(thing_ids)), numbers, 0)
     images = rng.integers(0, 256, (count, 256, 256, 3), np.uint8)
     folder = epath.Path(tmp_path)
-    samples.write_part(
-        folder,
-        first=0,
-        requests=[{'caption': 'a'}] * count,
-        drawn=samples.Drawn(images, ids, numbers if has_instances else None),
-        categories=manifest.categories,
-        kept={},
+    own = numbers if has_instances else None
+    sample_folders.write(
+        folder, manifest.categories, ['a'] * count, images=images, ids=ids, instances=own
     )
-    sample_list.finish(folder, manifest.categories, has_maps=True)
     pairs = Pairs(folder, map_side=SIDE)
     for row in range(count):
         category, found = pairs.segments(row)
