@@ -78,6 +78,12 @@ class TarStore:
         self.check()
         return {int(n): why for each in self._done.values() for n, why in each['failed'].items()}
 
+    def where(self, number: int) -> str:
+        """Where a pair lies, in words."""
+        name = name_of(number, self._job.requests[number])
+        _, tar_path = self._paths(number // self._job.facts['sample']['shard_pairs'])
+        return f'{name} in {tar_path}'
+
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
         at_work = sample_claim.is_at_work(self.folder)

@@ -11,7 +11,7 @@ from absl import logging
 from etils import epath
 
 from panoptic_jax.data.facts import CategoryList
-from panoptic_jax.data.requests import Rejected, Request
+from panoptic_jax.data.requests import Rejected, Request, name_of
 from panoptic_jax.export import (
     sample_claim,
     sample_failures,
@@ -72,6 +72,9 @@ class Store(Protocol):
     def failed(self) -> dict[int, str]:
         """{number: reason} of the pairs that could not be drawn."""
 
+    def where(self, number: int) -> str:
+        """Where a pair lies, in words."""
+
 
 class FolderStore:
     """Single files in COCO's layout; a batch is a unit."""
@@ -95,6 +98,16 @@ class FolderStore:
     def failed(self) -> dict[int, str]:
         """{number: reason} of the pairs that could not be drawn."""
         return sample_failures.read(self._layout)
+
+    def where(self, number: int) -> str:
+        """Where a pair lies, in words."""
+        job, layout = self._job, self._layout
+        name = name_of(number, job.requests[number])
+        image = f'{name}.{job.facts["sample"]["image_format"]}'
+        if not (layout.images / image).exists():
+            layout = sample_selection.rejected(layout)
+        places = str(layout.images / image)
+        return f'{places}, its map {layout.maps / name}.png' if job.has_maps else places
 
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
@@ -182,6 +195,8 @@ def report(
         f' (see {store.folder / sample_claim.REJECTED})' if rejected else '',
         sample_selection.sentence(store.folder),
     )
+    if len(asked) == 1 and not failed:
+        logging.info('The pair is %s.', store.where(*asked))
     if failed:
         number, reason = next(iter(failed.items()))
         raise FloatingPointError(
