@@ -77,16 +77,15 @@ def sample(
     is_finished = hosts.of_first(store.is_finished())
     if not is_finished:
         with writing(folder, 'sampling job', interruption):
-            _fill(config, job, store, interruption)
+            _fill(job, store, interruption)
             _write_page(job, store, log)
     elif not jax.process_index():
         # The list may have other wrong lines by now.
         sample_claim.write_rejected(folder, job.requested.rejected)
         if not (folder / 'report.html').exists():
             _write_page(job, store, log)
-    stores.report(
-        store, job.requested.requests, job.requested.rejected, was_finished=bool(is_finished)
-    )
+    asked = job.requested
+    stores.report(store, asked.requests, asked.rejected, was_finished=bool(is_finished))
 
 
 class _Job(NamedTuple):
@@ -123,12 +122,7 @@ def _open_store(config: ml_collections.ConfigDict, job: _Job, folder: epath.Path
     return sample_tars.TarStore(asked) if is_tar else stores.FolderStore(asked)
 
 
-def _fill(
-    config: ml_collections.ConfigDict,
-    job: _Job,
-    store: Store,
-    interruption: Interruption,
-) -> None:
+def _fill(job: _Job, store: Store, interruption: Interruption) -> None:
     """Draws the pairs that a folder lacks, batch by batch, inside the folder's lock."""
     # Looked at again: another job may have drawn pairs until this one got the lock.
     if not jax.process_index():
@@ -137,7 +131,7 @@ def _fill(
     hosts.of_first(0)  # the others go on when the folder is claimed
     if jax.process_index():
         store.check()
-    batches = functools.partial(requested.batches, job.requested, config.sample.batch_size)
+    batches = functools.partial(requested.batches, job.requested, job.means.batch_size)
     units = store.units(batches)
     own = [unit for unit in own_share(units) if unit.missing]
     # Compiled after the folder is claimed: a finished folder needs no compilation.
@@ -214,9 +208,8 @@ def _open_job(
     )
     training = None
     if config.sample.drop_duplicates:
-        training = training_images.of_data(
-            settings.source(config), config.data.dir, cache=config.data.cache, workdir=workdir
-        )
+        source = settings.source(config)
+        training = training_images.of_data(source, config.data.dir, config.data.cache, workdir)
     own_judge = judge.judge_of(
         description.categories.entries,
         keep=config.sample.keep,
@@ -244,7 +237,13 @@ def _open_job(
         forms=for_mesh(mesh, config.fused_attention),
         sampling=sampler.Sampling(**settings.sampling(config)),
         seed=config.sample.seed,
-        batch_size=config.sample.batch_size,
+        batch_size=_batch_size(config, mesh),
         min_area=config.sample.min_area,
     )
     return _Job(means, asked, promise, own_judge)
+
+
+def _batch_size(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> int:
+    # Somebody waits for the pair of a single prompt, so no batch is filled up for it.
+    is_single = config.sample.prompt and config.sample.count <= 1
+    return mesh.size if is_single else config.sample.batch_size

@@ -21,6 +21,7 @@ from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.machine import sharding
 from panoptic_jax.machine.interruption import Interrupted, Interruption
 from panoptic_jax.machine.writer_lock import writing
+from panoptic_jax.programs import drawing
 from panoptic_jax.programs.sampler import Sampling
 from panoptic_jax.scoring import preview
 from panoptic_jax.weights import file as weights_file
@@ -321,6 +322,31 @@ def test_exported_weights_sample_as_the_checkpoint(run, sampled, tmp_path):
     assert entries[5] == {'id': 5, 'file_name': '00000005.png', 'caption': 'a red ball on sand'}
     pictures = [picture(third / 'samples' / 'generated' / f'{i:08d}.png') for i in range(6)]
     assert np.abs(pictures[0] - pictures[1]).max() > 10  # the same prompt, other noise
+
+
+def test_a_single_prompt_is_answered_by_a_single_pair(run, monkeypatch, caplog):
+    workdir, config = run
+    config.sample.update(prompt='a red ball on sand', count=1, folder='one')
+    drawn = []
+    decoded = drawing.decoded
+
+    def seen(means, requested, batch, arrays):
+        drawn.append(arrays.latents.shape[0])
+        return decoded(means, requested, batch, arrays)
+
+    monkeypatch.setattr(drawing, 'decoded', seen)
+    with caplog.at_level('INFO', logger='absl'):
+        one_device.sample(config, workdir)
+    folder = workdir / 'one'
+    image = folder / 'generated' / '00000000.png'
+    drawn_map = folder / 'annotations' / 'panoptic_generated' / '00000000.png'
+    assert caplog.messages[-1] == f'The pair is {image}, its map {drawn_map}.'
+    config.sample.update(count=2, folder='two')
+    one_device.sample(config, workdir)
+    # The batch is another one, and the noise is the same.
+    assert drawn == [1, config.sample.batch_size]
+    other = picture(workdir / 'two' / 'generated' / '00000000.png')
+    assert np.abs(picture(image) - other).max() <= 1
 
 
 def name_of_weights(config, workdir):

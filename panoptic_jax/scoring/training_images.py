@@ -37,7 +37,7 @@ def open_source(settings: Mapping[str, Any], manifest: Manifest, split: str) -> 
     return sources[split]
 
 
-def of_data(settings: Mapping[str, Any], data_dir: str, *, cache: str, workdir: str) -> Training:
+def of_data(settings: Mapping[str, Any], data_dir: str, cache: str, workdir: str) -> Training:
     """The training images of prepared data; all processes of a job have to call it.
 
     Args:
