@@ -20,6 +20,7 @@ import jax
 import numpy as np
 import one_device
 import pytest
+import sample_folders
 import storage_server
 from conftest import ROOT, tiny_config
 from etils import epath
@@ -28,7 +29,10 @@ from tensorboardX.proto import event_pb2
 
 from panoptic_jax import export_weights, prepare
 from panoptic_jax.data import folder as captioned
-from panoptic_jax.data import loader, shard_copies, shards
+from panoptic_jax.data import loader, scene_words, shard_copies, shards
+from panoptic_jax.data.facts import CategoryList
+from panoptic_jax.export import records, sample_selection
+from panoptic_jax.export.layout import Layout
 from panoptic_jax.logs import clock, dashboards, event_files, json_lines
 from panoptic_jax.machine import files
 from panoptic_jax.machine.interruption import Interruption
@@ -528,3 +532,23 @@ def test_missing_gcsfs_is_named():
     assert done.stderr.endswith(
         'error: gs://bucket is a bucket, which needs gcsfs; pip install gcsfs.\n'
     )
+
+
+def test_pairs_that_are_rejected_move_within_a_bucket(server):
+    rng = np.random.default_rng(0)
+    folder, own = epath.Path(f'{BUCKET}/selected'), scene_words.categories()
+    images = rng.integers(0, 256, (3, 256, 256, 3), np.uint8)
+    ids = rng.choice(np.uint8([entry.id for entry in own]), (3, 32, 32))
+    listed = CategoryList(tuple(own), tuple(entry.id for entry in own))
+    sample_folders.write(folder, listed, 'abc', images=images, ids=ids)
+    before = contents(str(folder))
+    layout = Layout(folder, 'generated')
+    lines_there = list(records.read_lines(layout.records))
+    sample_selection.move(layout, {1: 'bad'}, lines_there, has_maps=True)
+    moved = {name for name in contents(str(folder)) if name.startswith('rejected/')}
+    places = 'generated', 'annotations/panoptic_generated', 'semantic_generated'
+    assert moved == {f'rejected/{place}/00000001.png' for place in places}
+    assert len(contents(str(folder))) == len(before)
+    sample_selection.move(layout, {}, lines_there, has_maps=True)
+    after = contents(str(folder))
+    assert after.keys() == before.keys()

@@ -16,7 +16,7 @@ from etils import epath
 from panoptic_jax.export import sample_failures
 from panoptic_jax.export.layout import Layout
 from panoptic_jax.export.records import Record
-from panoptic_jax.machine import files
+from panoptic_jax.machine import files, moves
 from panoptic_jax.quality import judge as judges
 from panoptic_jax.quality import selection
 from panoptic_jax.quality.judge import Judge
@@ -91,8 +91,7 @@ def move(
             source, target = both if is_rejected else both[::-1]
             held = names[0] if is_rejected else names[1]
             if name in held:
-                target.mkdir(parents=True, exist_ok=True)
-                (source / name).rename(target / name)
+                moves.move(source / name, target / name)
 
 
 def _suffixes(line: Record) -> list[str]:
