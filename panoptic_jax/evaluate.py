@@ -132,10 +132,7 @@ def evaluate(
         # The rest takes seconds, and two processes must not write the same files.
         if jax.process_index():
             return
-        images = None
-        if training_source:
-            image_ids = loader.Split(config.data.dir, 'train', config.data.cache).image_ids()
-            images = training_images.read(training_source, image_ids, places[0], interruption)
+        images = _training_images(job, training_source, places[0]) if training_source else None
         scores += against_truth.score_drawn_maps(folder, truth, interruption)
         scores += against_truth.score_with_autoencoder(folder, truth, autoencoder, interruption)
         scores += quality_scores.score_quality(
@@ -163,6 +160,11 @@ def _real_images(job: _Job) -> Any:
 def _open_source(job: _Job, split: str) -> Any:
     """The images that a split was prepared from."""
     return training_images.open_source(settings.source(job.config), job.manifest, split)
+
+
+def _training_images(job: _Job, source: Any, folder: epath.Path) -> training_images.Training:
+    image_ids = loader.Split(job.config.data.dir, 'train', job.config.data.cache).image_ids()
+    return training_images.read(source, image_ids, folder, job.interruption)
 
 
 def _open_folder(job: _Job, images: int) -> folders.Folder:

@@ -13,7 +13,7 @@ from source_code import MODULES, ROOT, imports_of, name_of
 # A room is a folder, or a file at the top of the package.
 ROOMS = (
     'machine', 'diffusion', 'logs', 'models', 'metrics', 'planning', 'command', 'data', 'config',
-    'recipes', 'encoders', 'programs', 'export', 'quality', 'weights', 'preparation', 'scoring',
+    'recipes', 'encoders', 'programs', 'quality', 'export', 'weights', 'preparation', 'scoring',
     'prepare', 'train', 'sample', 'evaluate', 'export_weights', 'import_weights', 'plan',
     'benchmark', 'pipeline', 'main',
 )  # fmt: skip
@@ -29,7 +29,7 @@ KNOW_ONLY = {
     'command': {'machine', 'models.names', 'diffusion.names', 'logs.environment'},
     'data': {'machine', 'logs', 'diffusion.bits'},
     'encoders': {'data'},
-    'export': {'data', 'machine', 'logs'},
+    'export': {'data', 'machine', 'logs', 'quality'},
     # Pairs are scored by what they are, whoever draws them and with whatever network.
     'quality': {'metrics', 'data', 'machine', 'logs'},
     # The loop sees encoded records only.

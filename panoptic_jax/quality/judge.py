@@ -89,7 +89,7 @@ def judged(
       images: (B, H, W, 3) uint8.
       ids: (B, h, w) uint8; None for a model without maps, whose pairs have no scores.
       instances: (B, h, w) numbers of things; None, see `scores.Pair`.
-      captions: As many as pairs are wanted, in the order of the rows.
+      captions: Those of the first rows, which are scored.
     """
     if ids is None:
         return [Judged({})] * len(captions)
