@@ -114,9 +114,8 @@ def evaluate(
     folder = _open_folder(job, len(split))
     owners = owners_of(folder.entries, split, f'split {name!r} of {config.data.dir}')
     truth = against_truth.Truth(split, name, manifest, owners)
-    autoencoder = None
-    if against_truth.needs_autoencoder(folder, truth):
-        autoencoder = _load_autoencoder(job)
+    is_needed = against_truth.needs_autoencoder(folder, truth)
+    autoencoder = _load_autoencoder(job) if is_needed else None
 
     with writing(job.workdir / 'features', 'evaluation', interruption):
         # --- What processes share comes first, then what the first of them does alone.
@@ -163,8 +162,8 @@ def _open_source(job: _Job, split: str) -> Any:
 
 
 def _training_images(job: _Job, source: Any, folder: epath.Path) -> training_images.Training:
-    image_ids = loader.Split(job.config.data.dir, 'train', job.config.data.cache).image_ids()
-    return training_images.read(source, image_ids, folder, job.interruption)
+    split = loader.Split(job.config.data.dir, 'train', job.config.data.cache)
+    return training_images.read(source, split.image_ids(), folder, job.interruption)
 
 
 def _open_folder(job: _Job, images: int) -> folders.Folder:

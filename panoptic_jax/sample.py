@@ -142,12 +142,12 @@ def _fill(job: _Job, store: Store, interruption: Interruption) -> None:
         try:
             decoded = drawing.decoded(job.means, job.requested, batch, drawn)
             captions = [job.requested.requests[number]['caption'] for number in batch]
-            judged = judge.judged(job.judge, *decoded, captions)
+            judged = judge.judged(job.judge, decoded, captions)
         except FloatingPointError as error:
             store.fail(unit, batch, str(error))
             logging.warning('Pairs %d to %d were not drawn: %s', batch[0], batch[-1], error)
         else:
-            store.add(unit, batch, Drawn(*decoded), judged)
+            store.add(unit, batch, Drawn(*decoded, judged))
         progress.add(len({*batch} & {*unit.missing}))
 
     # Files are written while the devices draw the next batch.

@@ -33,5 +33,5 @@ def write(folder, categories, captions, *, images, ids, instances=None, **settin
     store.claim()
     (unit,) = store.units(lambda numbers: [[*requests]])
     judged = [judge.Judged({})] * len(captions)
-    store.add(unit, unit.batches[0], Drawn(images, ids, instances), judged)
+    store.add(unit, unit.batches[0], Drawn(images, ids, instances, judged))
     store.finish()

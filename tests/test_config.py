@@ -58,7 +58,7 @@ def test_defaults_are_possible():
         ('checkpoint_every', 150, 'a multiple of log_every (100)'),
         ('sample.solver', '4', "one of 'fast', '1', '2', '3', '2M'"),
         ('sample.grid', 'uniform', "one of 'time', 'lambda'"),
-        ('sample.name', 'annotations', 'none of annotations, images, parts'),
+        ('sample.name', 'annotations', 'none of annotations, images, parts, rejected'),
         ('sample.name', 'semantic_a', 'nothing that begins with semantic_'),
     ],
 )

@@ -286,8 +286,8 @@ def test_the_page_shows_pairs_and_scores(evaluated, page):
     (text,) = re.findall(r'id="rows">(.*?)</script>', page)
     rows = json.loads(text)
     assert [caption for _, caption, *_ in rows] == [entry['caption'] for entry in captions]
-    # The page sorts by the MCD of each pair.
-    distances = [scores for _, _, scores, *_ in rows]
+    # The page sorts by the MCD of each pair, its first score, and by others.
+    distances = [scores[0] for _, _, scores, *_ in rows]
     mean = metrics_of(evaluated / 'run')['MCD']['value']
     assert np.mean(distances) == pytest.approx(mean, rel=1e-4)
     assert 'best fixed map' in page
@@ -552,7 +552,9 @@ def test_samples_of_scenes_are_not_scored_with_other_data(scored_config, scored,
     with pytest.raises(ValueError, match=r'The model, beside data\.dir .* has categories that'):
         one_device.evaluate(scored_config, tmp_path / 'run')
     scored_config.evaluate.folder = str(tmp_path / 'run' / 'samples')
-    with pytest.raises(ValueError, match=r'panoptic\.json has categories that the prepared'):
+    with pytest.raises(
+        ValueError, match=r'panoptic_generated\.json has categories that the prepared'
+    ):
         one_device.evaluate(scored_config, tmp_path / 'run')
 
 

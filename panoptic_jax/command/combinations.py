@@ -10,12 +10,8 @@ from panoptic_jax.command import fields
 from panoptic_jax.models import names
 
 _LATENT_SIDE = 32
-_TAKEN = (
-    'rejected',
-    'annotations',
-    'images',
-    'parts',
-)  # names of other folders beside a set of pairs
+# Names of other folders beside a set of pairs.
+_TAKEN = ('annotations', 'images', 'parts', 'rejected')
 
 
 def check(values: Mapping[str, Any]) -> None:

@@ -34,15 +34,17 @@ def pairs_of(
     if name:
         layout = Layout(folder, name)
         known = {line.file_name: line for line in records.read_lines(layout.records)}
-    yield from _pairs(folder, '', facts, scores, known)
+    yield from _pairs(folder, facts, place='', scores=scores, known=known)
     if any(line.rejected for line in known.values()):
-        yield from _pairs(sample_selection.rejected(layout).folder, 'rejected/', facts, {}, known)
+        apart = sample_selection.rejected(layout).folder
+        yield from _pairs(apart, facts, place=f'{apart.name}/', scores={}, known=known)
 
 
 def _pairs(
     folder: epath.Path,
-    place: str,
     facts: Mapping[str, Any],
+    *,
+    place: str,
     scores: Mapping[str, Sequence[float | None]],
     known: Mapping[str, Record],
 ) -> Iterator[PagePair]:

@@ -4,7 +4,7 @@
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from panoptic_jax.data.categories import things_of
 from panoptic_jax.data.facts import CategoryList
 from panoptic_jax.export import coco, rle
 from panoptic_jax.export.records import Segment
+from panoptic_jax.quality.judge import Judged
 
 VOID = 255  # of semantic maps
 # How each format is written. Losses of the others are below what is seen.
@@ -36,11 +37,13 @@ class Drawn(NamedTuple):
         maps.
       instances: (B, kh, kw) the numbers of the things, see `instances.separate`; None where every
         connected area of a thing's category is a thing.
+      judged: What is known of each pair.
     """
 
     images: np.ndarray
     ids: np.ndarray | None
-    instances: np.ndarray | None = None
+    instances: np.ndarray | None
+    judged: Sequence[Judged]
 
 
 class PairFiles(NamedTuple):

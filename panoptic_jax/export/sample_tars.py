@@ -34,7 +34,6 @@ from panoptic_jax.export.pair_files import Drawn, PairFiles
 from panoptic_jax.export.stores import Batches, Job, Unit
 from panoptic_jax.machine import files, hosts
 from panoptic_jax.machine.interruption import Interruption
-from panoptic_jax.quality.judge import Judged
 
 
 class TarStore:
@@ -104,7 +103,7 @@ class TarStore:
             for shard, numbers in self._shards().items()
         ]
 
-    def add(self, unit: Unit, batch: Sequence[int], drawn: Drawn, judged: Sequence[Judged]) -> None:
+    def add(self, unit: Unit, batch: Sequence[int], drawn: Drawn) -> None:
         """Takes a batch, a row for each of its numbers; the last of its shard writes the shard."""
         facts = self._job.facts
         categories = CategoryList.from_json(facts['categories'])
@@ -120,7 +119,7 @@ class TarStore:
                 facts,
                 file_name=f'{name_of(number, request)}.{image_format}',
                 segments_info=own.segments_info,
-                judged=judged[row],
+                judged=drawn.judged[row],
             )
             return own, record
 

@@ -44,7 +44,6 @@ from panoptic_jax.export.pair_files import Drawn
 from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.logs import json_lines
 from panoptic_jax.machine import files
-from panoptic_jax.quality.judge import Judged
 from panoptic_jax.quality.scores import KINDS
 
 _LOWER_IS_BETTER = tuple(name for name, kind in KINDS.items() if kind.better < 0)
@@ -62,7 +61,6 @@ def write_part(
     requests: Mapping[int, Request],
     drawn: Drawn,
     facts: Mapping[str, Any],
-    judged: Sequence[Judged],
     kept: Collection[int],
 ) -> None:
     """Writes one batch: its pictures, then the lines whose presence means that it is done.
@@ -73,7 +71,6 @@ def write_part(
       requests: What the pairs were asked for.
       drawn: The batch; other rows are left out.
       facts: From `sample_claim.promise`.
-      judged: What is known of each pair, in the order of `rows`.
       kept: Pairs that are there; their files stay as they are.
     """
     categories = CategoryList.from_json(facts['categories'])
@@ -95,7 +92,7 @@ def write_part(
             facts,
             file_name=file_name,
             segments_info=own.segments_info,
-            judged=judged[rows[number]],
+            judged=drawn.judged[rows[number]],
         )
 
     wanted = [number for number in rows if number not in kept]

@@ -22,7 +22,7 @@ from panoptic_jax.export import (
 from panoptic_jax.export.layout import Layout
 from panoptic_jax.export.pair_files import Drawn
 from panoptic_jax.machine.interruption import Interruption
-from panoptic_jax.quality.judge import Judge, Judged
+from panoptic_jax.quality.judge import Judge
 
 Batches = Callable[[Sequence[int]], list[list[int]]]
 """Numbers of pairs -> the numbers of each batch, by the list of requests alone."""
@@ -132,7 +132,7 @@ class FolderStore:
         missing = sample_list.lacking(self._there, failed, own)
         return [Unit([batch], missing.get(batch[0], [])) for batch in own]
 
-    def add(self, unit: Unit, batch: Sequence[int], drawn: Drawn, judged: Sequence[Judged]) -> None:
+    def add(self, unit: Unit, batch: Sequence[int], drawn: Drawn) -> None:
         """Writes a batch, a row for each of its numbers."""
         samples.write_part(
             self._layout,
@@ -140,7 +140,6 @@ class FolderStore:
             requests=self._job.requests,
             drawn=drawn,
             facts=self._job.facts,
-            judged=judged,
             kept={*batch} - {*unit.missing},
         )
 

@@ -77,20 +77,18 @@ def judge_of(
 
 def judged(
     judge: Judge,
-    images: np.ndarray,
-    ids: np.ndarray | None,
-    instances: np.ndarray | None,
+    drawn: tuple[np.ndarray, np.ndarray | None, np.ndarray | None],
     captions: Sequence[str],
 ) -> list[Judged]:
     """Scores a batch.
 
     Args:
       judge: The job's.
-      images: (B, H, W, 3) uint8.
-      ids: (B, h, w) uint8; None for a model without maps, whose pairs have no scores.
-      instances: (B, h, w) numbers of things; None, see `scores.Pair`.
+      drawn: Images (B, H, W, 3) uint8; category ids (B, h, w) uint8, None for a model without maps,
+        whose pairs have no scores; numbers of things (B, h, w), None as in `scores.Pair`.
       captions: Those of the first rows, which are scored.
     """
+    images, ids, instances = drawn
     if ids is None:
         return [Judged({})] * len(captions)
     found = []

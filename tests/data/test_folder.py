@@ -217,6 +217,6 @@ def test_uvit_trains_and_samples_on_images_alone(tmp_path):
     config.steps = 4
     assert one_device.train(config, tmp_path / 'run')
     one_device.sample(config, tmp_path / 'run')
-    assert len(list((tmp_path / 'run' / 'samples' / 'images').iterdir())) == 6
+    assert len(list((tmp_path / 'run' / 'samples' / 'generated').iterdir())) == 6
     with pytest.raises(ValueError, match=r'Nothing .*can be scored: .* no maps'):
         one_device.evaluate(config, tmp_path / 'run')

@@ -24,7 +24,7 @@ def judge_of(near=None, **changed):
 
 def batch(fitted, numbers):
     images, ids, instances, captions = zip(*(fitted[n] for n in numbers), strict=True)
-    return np.stack(images), np.stack(ids), np.stack(instances), captions
+    return (np.stack(images), np.stack(ids), np.stack(instances)), captions
 
 
 def test_scores_are_those_of_single_pairs(fitted):
@@ -40,14 +40,14 @@ def test_scores_are_those_of_single_pairs(fitted):
 
 
 def test_filled_up_rows_are_not_scored(fitted):
-    images, ids, instances, captions = batch(fitted, range(5))
-    assert len(judge.judged(judge_of(), images, ids, instances, captions[:3])) == 3
+    drawn, captions = batch(fitted, range(5))
+    assert len(judge.judged(judge_of(), drawn, captions[:3])) == 3
 
 
 def test_a_model_without_maps_has_no_scores(fitted):
-    images, *_, captions = batch(fitted, range(2))
+    (images, *_), captions = batch(fitted, range(2))
     own = judge_of(has_maps=False)
-    assert [each.scores for each in judge.judged(own, images, None, None, captions)] == [{}, {}]
+    assert [each.scores for each in judge.judged(own, (images, None, None), captions)] == [{}, {}]
     with pytest.raises(ValueError, match='draws no maps'):
         judge_of(has_maps=False, keep='crumbs<1')
 
