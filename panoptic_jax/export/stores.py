@@ -186,11 +186,11 @@ def report(
     """
     failed = {number: why for number, why in store.failed().items() if number in asked}
     logging.info(
-        '%s%s: %d pairs, %d lines rejected%s. %s',
+        '%s%s: %s, %s rejected%s. %s',
         store.folder,
         ' is finished already' if was_finished else '',
-        len(asked) - len(failed),
-        len(rejected),
+        _counted(len(asked) - len(failed), 'pair'),
+        _counted(len(rejected), 'line'),
         f' (see {store.folder / sample_claim.REJECTED})' if rejected else '',
         sample_selection.sentence(store.folder),
     )
@@ -202,3 +202,7 @@ def report(
             f'{len(failed)} of {len(asked)} pairs could not be drawn, the first of them {number}, '
             f'and the others are there; --config.sample.redo=failed draws them again. {reason}'
         )
+
+
+def _counted(count: int, word: str) -> str:
+    return f'{count} {word}' if count == 1 else f'{count} {word}s'
