@@ -29,7 +29,6 @@ from panoptic_jax.models.forms import compute_dtype, for_mesh
 from panoptic_jax.programs import drawing, requested, sampler
 from panoptic_jax.programs.description import Description
 from panoptic_jax.quality import judge
-from panoptic_jax.scoring import training_images
 from panoptic_jax.weights import trained
 
 _WAITING = 2  # batches that are drawn and not written; each takes some megabytes
@@ -118,8 +117,8 @@ def _open_store(config: ml_collections.ConfigDict, job: _Job, folder: epath.Path
         selection=settings.selection(config),
         redo_failed=config.sample.redo == 'failed',
     )
-    is_tar = config.sample.format == 'tar'
-    return sample_tars.TarStore(asked) if is_tar else stores.FolderStore(asked)
+    form = sample_tars.TarStore if config.sample.format == 'tar' else stores.FolderStore
+    return form(asked)
 
 
 def _fill(job: _Job, store: Store, interruption: Interruption) -> None:
@@ -208,6 +207,8 @@ def _open_job(
     )
     training = None
     if config.sample.drop_duplicates:
+        from panoptic_jax.scoring import training_images  # takes long to load
+
         source = settings.source(config)
         training = training_images.of_data(source, config.data.dir, config.data.cache, workdir)
     own_judge = judge.judge_of(
@@ -245,5 +246,5 @@ def _open_job(
 
 def _batch_size(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> int:
     # Somebody waits for the pair of a single prompt, so no batch is filled up for it.
-    is_single = config.sample.prompt and config.sample.count <= 1
-    return mesh.size if is_single else config.sample.batch_size
+    waits = config.sample.prompt and config.sample.count <= 1
+    return mesh.size if waits else config.sample.batch_size
