@@ -43,7 +43,7 @@ def _tpu(
 ) -> Chip:
     """A TPU with `units`: (count, side) of its matrix units. `memory` and `links` are in GB/s.
 
-    `network` is in Gbit/s for a chip, as Cloud TPU's pages give it.
+    `network` is in Gbit/s for a chip: v5e's is on Cloud TPU's page, others quote v5p's and v6e's.
     """
     count, side = units
     # Each cell of a matrix unit does one multiplication and one addition a cycle.

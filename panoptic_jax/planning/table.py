@@ -83,7 +83,7 @@ def _traffic(report: Mapping[str, Any]) -> str:
         gigabytes = report['network_bytes_per_second'] / 1e9
         text += (
             f', {1e3 * report["network_seconds"]:.2f} ms between slices (assumed: '
-            f"{gigabytes:.3g} GB/s a chip, Cloud TPU's figure)"
+            f'{gigabytes:.3g} GB/s a chip, assumed)'
         )
     return text
 
