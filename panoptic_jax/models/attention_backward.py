@@ -90,10 +90,9 @@ def backward(
 
         jax.lax.fori_loop(0, layout.groups, of_group, init_val=None)
 
-    rows = layout.groups, layout.heads_of_group, layout.queries
     of_qkv = attention_layout.block(layout.queries, 3 * layout.channels)
     of_mixed = attention_layout.block(layout.queries, layout.channels)
-    of_logarithms = pl.BlockSpec((1, *rows), lambda example: (example, 0, 0, 0))
+    of_logarithms = attention_layout.logarithms_block(layout)
     return pl.pallas_call(
         body,
         grid=(layout.batch,),

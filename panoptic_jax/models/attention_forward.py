@@ -82,14 +82,14 @@ def forward(
 
         jax.lax.fori_loop(0, layout.groups // groups_of_trip, trip, init_val=None)
 
-    rows = layout.groups, layout.heads_of_group, layout.queries
+    logarithms = attention_layout.logarithms_shape(layout)
     shapes = [
         jax.ShapeDtypeStruct((layout.batch, layout.count, layout.channels), qkv.dtype),
-        jax.ShapeDtypeStruct((layout.batch, *rows), jnp.float32),
+        jax.ShapeDtypeStruct((layout.batch, *logarithms), jnp.float32),
     ]
     blocks = [
         attention_layout.block(layout.queries, layout.channels),
-        pl.BlockSpec((1, *rows), lambda example: (example, 0, 0, 0)),
+        attention_layout.logarithms_block(layout),
     ]
     arrays = 2 if with_logarithms else 1
     return pl.pallas_call(

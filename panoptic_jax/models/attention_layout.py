@@ -97,6 +97,16 @@ def block(rows: int, size: int) -> pl.BlockSpec:
     return pl.BlockSpec((1, rows, size), lambda example: (example, 0, 0))
 
 
+def logarithms_shape(layout: Layout) -> tuple[int, ...]:
+    """(groups, heads of a group, queries): an example's logarithms, see `attention_forward`."""
+    return layout.groups, layout.heads_of_group, layout.queries
+
+
+def logarithms_block(layout: Layout) -> pl.BlockSpec:
+    """One example's logarithms."""
+    return pl.BlockSpec((1, *logarithms_shape(layout)), lambda example: (example, 0, 0, 0))
+
+
 def columns(start: int, group: jax.Array | int, width: int) -> pl.Slice:
     """The channels of a group, of queries, keys or values that begin at `start`."""
     return pl.ds(pl.multiple_of(start + group * width, LANES), width)
