@@ -57,6 +57,12 @@ class Operation(NamedTuple):
     schedule: Schedule | None
     counted_seconds: float
 
+    @property
+    def is_gradient(self) -> bool:
+        """Whether it is of a backward pass."""
+        # 'transpose(...)' is how JAX marks what a gradient computes.
+        return 'transpose(' in self.name
+
 
 class _Listing(NamedTuple):
     """The parts of a compiled program's text.

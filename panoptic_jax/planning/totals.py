@@ -87,8 +87,7 @@ def costliest(operations: list[Operation], count: int = 10) -> list[Cost]:
     """The source lines that take longest, the longest first."""
     groups = {}
     for operation in operations:
-        # 'transpose(...)' is how JAX marks what a gradient computes.
-        backward = 'gradient of ' if 'transpose(' in operation.name else ''
+        backward = 'gradient of ' if operation.is_gradient else ''
         last_part = operation.name.rsplit('/', 1)[-1]
         groups.setdefault((operation.source, backward + last_part), []).append(operation)
     costs = []

@@ -62,8 +62,7 @@ def traffic_of(
       slices: How they lie.
     """
     seconds = sum(operation.seconds for operation in operations)
-    # 'transpose(...)' is how JAX marks what a gradient computes.
-    backward = sum(each.seconds for each in operations if 'transpose(' in each.name)
+    backward = sum(each.seconds for each in operations if each.is_gradient)
     network = network_seconds(passed, chip, slices)
     sums = {kind: size for kind, size in passed.items() if kind in _SUMS}
     of_sums = link_seconds(sums, chip) + network
