@@ -17,8 +17,9 @@ from etils import epath
 from panoptic_jax import config as settings
 from panoptic_jax.data.manifest import open_manifest
 from panoptic_jax.encoders.load import load_encoders
-from panoptic_jax.export import sample_claim, sample_tars, samples, stores
+from panoptic_jax.export import sample_claim, sample_report, sample_tars, samples, stores
 from panoptic_jax.export.pair_files import Drawn
+from panoptic_jax.export.sample_report import Store
 from panoptic_jax.logs.progress import Progress
 from panoptic_jax.machine import hosts, sharding
 from panoptic_jax.machine.background import background
@@ -84,7 +85,7 @@ def sample(
         if not (folder / 'report.html').exists():
             _write_page(job, store, log)
     asked = job.requested
-    stores.report(store, asked.requests, asked.rejected, was_finished=bool(is_finished))
+    sample_report.report(store, asked.requests, asked.rejected, was_finished=bool(is_finished))
 
 
 class _Job(NamedTuple):
@@ -101,9 +102,6 @@ class _Job(NamedTuple):
     requested: requested.Requested
     promise: dict
     judge: judge.Judge
-
-
-Store = stores.FolderStore | sample_tars.TarStore
 
 
 def _open_store(config: ml_collections.ConfigDict, job: _Job, folder: epath.Path) -> Store:

@@ -19,6 +19,7 @@ _SHOWN_APART = ('id', 'file_name', 'caption', 'captions', 'segments_info')
 
 def pairs_of(
     folder: epath.Path,
+    pairs: Pairs,
     facts: Mapping[str, Any],
     scores: Mapping[str, Sequence[float | None]],
 ) -> Iterator[PagePair]:
@@ -26,6 +27,7 @@ def pairs_of(
 
     Args:
       folder: The folder.
+      pairs: Those that were kept, with maps in the model's own resolution.
       facts: Its settings.json.
       scores: {name: numbers of the pairs that were kept, in their order}; may be fewer than pairs.
     """
@@ -34,22 +36,21 @@ def pairs_of(
     if name:
         layout = Layout(folder, name)
         known = {line.file_name: line for line in records.read_lines(layout.records)}
-    yield from _pairs(folder, facts, place='', scores=scores, known=known)
+    yield from _pairs(pairs, facts, place='', scores=scores, known=known)
     if any(line.rejected for line in known.values()):
         apart = sample_selection.rejected(layout).folder
-        yield from _pairs(apart, facts, place=f'{apart.name}/', scores={}, known=known)
+        others = Pairs(apart, map_side=facts['map_size'])
+        yield from _pairs(others, facts, place=f'{apart.name}/', scores={}, known=known)
 
 
 def _pairs(
-    folder: epath.Path,
+    pairs: Pairs,
     facts: Mapping[str, Any],
     *,
     place: str,
     scores: Mapping[str, Sequence[float | None]],
     known: Mapping[str, Record],
 ) -> Iterator[PagePair]:
-    # The page shows maps in the model's own resolution; the PNGs are larger.
-    pairs = Pairs(folder, map_side=facts['map_size'])
     images = f'{place}{pairs.places.images.name}'
     for index, entry in enumerate(pairs.entries):
         category, instance = pairs.segments(index)

@@ -12,7 +12,7 @@ from typing import Any
 from etils import epath
 
 from panoptic_jax.data.requests import Request
-from panoptic_jax.export.sample_failures import read_json
+from panoptic_jax.export import own_json
 from panoptic_jax.export.sample_list import Entry
 
 CAPTIONS = 'captions.json'
@@ -53,7 +53,7 @@ def read(folder: epath.Path) -> dict[int, Entry]:
     if not (folder / CAPTIONS).exists():
         return {}
     found = {}
-    for entry in read_json(folder / CAPTIONS):
+    for entry in own_json.read(folder / CAPTIONS):
         request = {name: value for name, value in entry.items() if name not in ('id', 'file_name')}
         found[entry['id']] = Entry(entry['file_name'], request)
     return found

@@ -13,8 +13,9 @@ from PIL import Image
 from panoptic_jax.data import geometry, instances
 from panoptic_jax.data.categories import things_of
 from panoptic_jax.data.facts import CategoryList
-from panoptic_jax.export import coco, rle
-from panoptic_jax.export.records import Segment
+from panoptic_jax.data.requests import Request, name_of
+from panoptic_jax.export import coco, records, rle
+from panoptic_jax.export.records import Record, Segment
 from panoptic_jax.quality.judge import Judged
 
 VOID = 255  # of semantic maps
@@ -60,6 +61,38 @@ class PairFiles(NamedTuple):
     panoptic: bytes | None = None
     semantic: bytes | None = None
     segments_info: list[Segment] | None = None
+
+
+def of_pair(
+    drawn: Drawn,
+    row: int,
+    *,
+    number: int,
+    request: Request,
+    facts: Mapping[str, Any],
+    categories: CategoryList,
+) -> tuple[PairFiles, Record]:
+    """The files of one pair of a batch, and its record.
+
+    Args:
+      drawn: The batch.
+      row: The pair's.
+      number: The pair's.
+      request: What the pair was asked for.
+      facts: From `sample_claim.promise`.
+      categories: Those of the facts.
+    """
+    image_format = facts['sample']['image_format']
+    own = encoded(drawn, row, categories, image_format)
+    record = records.made(
+        number,
+        request,
+        facts,
+        file_name=f'{name_of(number, request)}.{image_format}',
+        segments_info=own.segments_info,
+        judged=drawn.judged[row],
+    )
+    return own, record
 
 
 def encoded(drawn: Drawn, row: int, categories: CategoryList, image_format: str) -> PairFiles:

@@ -11,6 +11,7 @@ import msgspec
 from etils import epath
 
 from panoptic_jax.data.requests import Request, name_of
+from panoptic_jax.export import own_json
 from panoptic_jax.quality.judge import Judged
 
 
@@ -111,23 +112,15 @@ def read_lines(path: epath.PathLike) -> Iterator[Record]:
         return
     with path.open('rb') as lines:
         for line in lines:
-            yield _decoded(line, path)
+            yield own_json.parsed(line, path, _decoder.decode)
 
 
 def read_all(path: epath.Path) -> list[Record]:
     """The records of a small file, read at once; the error of `read_lines`."""
-    return [_decoded(line, path) for line in path.read_bytes().splitlines()]
+    lines = path.read_bytes().splitlines()
+    return [own_json.parsed(line, path, _decoder.decode) for line in lines]
 
 
 def joined(lines: Iterable[Record]) -> bytes:
     """The content of a small file."""
     return b''.join(map(line_of, lines))
-
-
-def _decoded(line: bytes, path: epath.Path) -> Record:
-    try:
-        return _decoder.decode(line)
-    except ValueError as error:
-        raise ValueError(
-            f'{path} is damaged ({error}); restore it, or delete its folder and sample again.'
-        ) from error

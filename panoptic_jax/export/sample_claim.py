@@ -12,7 +12,7 @@ from etils import epath
 
 from panoptic_jax.data.facts import CategoryList
 from panoptic_jax.data.requests import Rejected, Request
-from panoptic_jax.export import old_samples, records, sample_failures, sample_list
+from panoptic_jax.export import old_samples, own_json, records, sample_list
 from panoptic_jax.export.layout import Layout
 from panoptic_jax.export.sample_list import Entry
 from panoptic_jax.machine import files
@@ -75,7 +75,7 @@ def check(
     """
     if not check_settings(folder, facts):
         return {}
-    promised = sample_failures.read_json(folder / SETTINGS)
+    promised = own_json.read(folder / SETTINGS)
     if old_samples.is_old(promised):
         entries = old_samples.read(folder)
         differences = old_samples.other_requests(promised, requests, entries)
@@ -99,7 +99,7 @@ def check_settings(folder: epath.Path, facts: Mapping[str, Any]) -> bool:
     if not settings.exists():
         _require_empty(folder)
         return False
-    promised = sample_failures.read_json(settings)
+    promised = own_json.read(settings)
     # A list is the captions.json of a folder that no job of ours claimed.
     promised = promised if isinstance(promised, Mapping) else {}
     is_hashed = 'requests' in promised
@@ -220,7 +220,7 @@ def finished_pairs(folder: epath.Path) -> int:
     """How many pairs a finished folder has; 0 for a missing folder, or one that a job works on."""
     if is_at_work(folder) or not (folder / SETTINGS).exists():
         return 0
-    promised = sample_failures.read_json(folder / SETTINGS)
+    promised = own_json.read(folder / SETTINGS)
     if not isinstance(promised, Mapping) or old_samples.is_old(promised):
         return len(old_samples.read(folder))
     layout = Layout(folder, promised['sample']['name'])

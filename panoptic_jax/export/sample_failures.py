@@ -8,29 +8,15 @@
 
 import json
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from etils import epath
 
+from panoptic_jax.export import own_json
 from panoptic_jax.export.layout import Layout
 from panoptic_jax.machine import files
 
 FAILED = 'failed.jsonl'
 _ENDING = '.failed.json'
-
-
-def read_json(path: epath.Path) -> Any:
-    """The content of a JSON file of ours; raises ValueError where it is damaged."""
-    return _parsed(path.read_bytes(), path)
-
-
-def _parsed(content: bytes, path: epath.Path) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        raise ValueError(
-            f'{path} is damaged ({error}); restore it, or delete its folder and sample again.'
-        ) from error
 
 
 def write(layout: Layout, first: int, numbers: Sequence[int], reason: str) -> None:
@@ -48,10 +34,10 @@ def read(layout: Layout) -> dict[int, str]:
     """{number: reason} of pairs that could not be drawn, now or when the folder was finished."""
     path = layout.folder / FAILED
     lines = path.read_bytes().splitlines() if path.exists() else []
-    entries = [_parsed(line, path) for line in lines]
+    entries = [own_json.parsed(line, path) for line in lines]
     found = {entry['number']: entry['reason'] for entry in entries}
     for part in _paths(layout):
-        content = read_json(part)
+        content = own_json.read(part)
         found |= dict.fromkeys(content['numbers'], content['reason'])
     return found
 

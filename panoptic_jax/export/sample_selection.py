@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from panoptic_jax.export import sample_failures
+from panoptic_jax.export import own_json
 from panoptic_jax.export.layout import Layout
 from panoptic_jax.export.records import Record
 from panoptic_jax.machine import files, moves
@@ -32,8 +32,8 @@ def rejected(layout: Layout) -> Layout:
 def is_current(folder: epath.Path, asked: Mapping[str, Any]) -> bool:
     """Whether the pairs of a finished folder were selected as is asked for now."""
     path = folder / _SELECTION
-    there = sample_failures.read_json(path)['asked'] if path.exists() else {}
-    return {name: value for name, value in asked.items() if value} == there
+    there = own_json.read(path)['asked'] if path.exists() else {}
+    return _wanted(asked) == there
 
 
 def choose(lines: Iterable[Record], judge: Judge) -> tuple[dict[int, str], selection.Tally]:
@@ -100,11 +100,15 @@ def _suffixes(line: Record) -> list[str]:
 
 def write(folder: epath.Path, asked: Mapping[str, Any], tally: selection.Tally) -> None:
     """Says what was selected; no file where everything is kept."""
-    wanted = {name: value for name, value in asked.items() if value}
+    wanted = _wanted(asked)
     if wanted:
         files.write_json(folder / _SELECTION, {'asked': wanted, **tally.to_json()})
     else:
         (folder / _SELECTION).unlink(missing_ok=True)
+
+
+def _wanted(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in asked.items() if value}
 
 
 def sentence(folder: epath.Path) -> str:
@@ -112,4 +116,4 @@ def sentence(folder: epath.Path) -> str:
     path = folder / _SELECTION
     if not path.exists():
         return ''
-    return selection.Tally.from_json(sample_failures.read_json(path)).sentence()
+    return selection.Tally.from_json(own_json.read(path)).sentence()

@@ -23,10 +23,10 @@ from etils import epath
 from panoptic_jax.data.facts import CategoryList
 from panoptic_jax.data.requests import Request, name_of
 from panoptic_jax.export import (
+    own_json,
     pair_files,
     records,
     sample_claim,
-    sample_failures,
     sample_list,
     sample_selection,
 )
@@ -61,7 +61,7 @@ class TarStore:
             stats_path, tar_path = self._paths(shard)
             if stats_path.name not in sizes or tar_path.name not in sizes:
                 continue
-            stats = sample_failures.read_json(stats_path)
+            stats = own_json.read(stats_path)
             there = [n for first, end in stats['numbers'] for n in range(first, end)]
             asked = [number for number in there if number in self._job.requests]
             if asked == there and _digest(self._job.requests, there) != stats['requests']:
@@ -105,23 +105,19 @@ class TarStore:
 
     def add(self, unit: Unit, batch: Sequence[int], drawn: Drawn) -> None:
         """Takes a batch, a row for each of its numbers; the last of its shard writes the shard."""
-        facts = self._job.facts
-        categories = CategoryList.from_json(facts['categories'])
-        image_format = facts['sample']['image_format']
+
+        categories = CategoryList.from_json(self._job.facts['categories'])
 
         def encode(row: int) -> tuple[PairFiles, records.Record]:
-            own = pair_files.encoded(drawn, row, categories, image_format)
             number = batch[row]
-            request = self._job.requests[number]
-            record = records.made(
-                number,
-                request,
-                facts,
-                file_name=f'{name_of(number, request)}.{image_format}',
-                segments_info=own.segments_info,
-                judged=drawn.judged[row],
+            return pair_files.of_pair(
+                drawn,
+                row,
+                number=number,
+                request=self._job.requests[number],
+                facts=self._job.facts,
+                categories=categories,
             )
-            return own, record
 
         with futures.ThreadPoolExecutor(sample_list.THREADS) as pool:
             found = pool.map(encode, range(len(batch)))

@@ -30,13 +30,13 @@ from absl import logging
 from etils import epath
 
 from panoptic_jax.data.facts import CategoryList
-from panoptic_jax.data.requests import Request, name_of
+from panoptic_jax.data.requests import Request
 from panoptic_jax.export import (
     folder_page,
+    own_json,
     pair_files,
     records,
     report,
-    sample_failures,
     sample_list,
 )
 from panoptic_jax.export.layout import Layout
@@ -73,37 +73,30 @@ def write_part(
       facts: From `sample_claim.promise`.
       kept: Pairs that are there; their files stay as they are.
     """
+
     categories = CategoryList.from_json(facts['categories'])
-    image_format = facts['sample']['image_format']
 
     def write(number: int) -> records.Record:
-        own = pair_files.encoded(drawn, rows[number], categories, image_format)
-        name = name_of(number, requests[number])
-        file_name = f'{name}.{image_format}'
-        contents = {layout.images / file_name: own.image}
+        own, record = pair_files.of_pair(
+            drawn,
+            rows[number],
+            number=number,
+            request=requests[number],
+            facts=facts,
+            categories=categories,
+        )
+        contents = {layout.images / record.file_name: own.image}
         if own.panoptic is not None:
-            contents[layout.maps / f'{name}.png'] = own.panoptic
-            contents[layout.semantic / f'{name}.png'] = own.semantic
+            contents[layout.maps / f'{record.stem}.png'] = own.panoptic
+            contents[layout.semantic / f'{record.stem}.png'] = own.semantic
         for path, content in contents.items():
             files.write_whole(path, content)
-        return records.made(
-            number,
-            requests[number],
-            facts,
-            file_name=file_name,
-            segments_info=own.segments_info,
-            judged=drawn.judged[rows[number]],
-        )
+        return record
 
     wanted = [number for number in rows if number not in kept]
     with futures.ThreadPoolExecutor(sample_list.THREADS) as pool:
         lines = list(pool.map(write, wanted))
     sample_list.write_part(layout, next(iter(rows)), lines, kept)
-
-
-def read_json(folder: epath.Path, name: str) -> Any:
-    """The content of 'settings.json' and such; raises ValueError if it is damaged."""
-    return sample_failures.read_json(folder / name)
 
 
 def write_page(
@@ -120,18 +113,19 @@ def write_page(
       metrics: Rows of the page's table.
       scores: {name: a number of each pair}, of which low ones are better; the page sorts by them.
     """
-    facts = read_json(folder, 'settings.json')
+    facts = own_json.read(folder / 'settings.json')
     if facts['sample'].get('format') == 'tar':
         logging.info('%s has shards and no single files, and so gets no report.html.', folder)
         return
-    pairs = Pairs(folder)
+    # The page shows maps in the model's own resolution; the PNGs are larger.
+    pairs = Pairs(folder, map_side=facts['map_size'])
     if not pairs.has_maps:
         logging.info('%s has no maps and so gets no report.html.', folder)
         return
     weights = facts['weights']
     report.write_report(
         folder / 'report.html',
-        pairs=folder_page.pairs_of(folder, facts, scores or {}),
+        pairs=folder_page.pairs_of(folder, pairs, facts, scores or {}),
         categories=CategoryList.from_json(facts['categories']).entries,
         metrics=metrics,
         log_lines=json_lines.read(log),

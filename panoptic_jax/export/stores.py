@@ -5,9 +5,8 @@ A store says which batches lack, takes those that were drawn, and finishes the s
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from absl import logging
 from etils import epath
 
 from panoptic_jax.data.facts import CategoryList
@@ -62,18 +61,6 @@ class Job(NamedTuple):
     judge: Judge
     selection: Mapping[str, Any]
     redo_failed: bool = False
-
-
-class Store(Protocol):
-    """What a job asks of a store; `FolderStore` says what each of them does."""
-
-    folder: epath.Path
-
-    def failed(self) -> dict[int, str]:
-        """{number: reason} of the pairs that could not be drawn."""
-
-    def where(self, number: int) -> str:
-        """Where a pair lies, in words."""
 
 
 class FolderStore:
@@ -164,45 +151,3 @@ class FolderStore:
         )
         sample_selection.write(self.folder, self._job.selection, tally)
         sample_claim.release(self._job.folder)
-
-
-def report(
-    store: Store,
-    asked: Mapping[int, Request],
-    rejected: Sequence[Rejected],
-    *,
-    was_finished: bool,
-) -> None:
-    """Says in the last line what became of the requests.
-
-    Args:
-      store: Finished.
-      asked: {number: request} of the job.
-      rejected: Lines of the requests that are wrong.
-      was_finished: Whether the job had nothing to do.
-
-    Raises:
-      FloatingPointError: some pairs could not be drawn.
-    """
-    failed = {number: why for number, why in store.failed().items() if number in asked}
-    logging.info(
-        '%s%s: %s, %s rejected%s. %s',
-        store.folder,
-        ' is finished already' if was_finished else '',
-        _counted(len(asked) - len(failed), 'pair'),
-        _counted(len(rejected), 'line'),
-        f' (see {store.folder / sample_claim.REJECTED})' if rejected else '',
-        sample_selection.sentence(store.folder),
-    )
-    if len(asked) == 1 and not failed:
-        logging.info('The pair is %s.', store.where(*asked))
-    if failed:
-        number, reason = next(iter(failed.items()))
-        raise FloatingPointError(
-            f'{len(failed)} of {len(asked)} pairs could not be drawn, the first of them {number}, '
-            f'and the others are there; --config.sample.redo=failed draws them again. {reason}'
-        )
-
-
-def _counted(count: int, word: str) -> str:
-    return f'{count} {word}' if count == 1 else f'{count} {word}s'

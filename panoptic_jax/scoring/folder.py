@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from panoptic_jax.data.facts import CategoryList
-from panoptic_jax.export import samples
+from panoptic_jax.export import own_json, sample_claim
 from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.scoring.belonging import translation
 from panoptic_jax.scoring.truth import check_entries
@@ -105,7 +105,7 @@ def of_samples(path: epath.Path, data: CategoryList) -> Folder:
       ValueError: the maps have categories that the data lack.
     """
     # The folder's own settings count: the config may have changed since it was made.
-    facts = samples.read_json(path, 'settings.json')
+    facts = own_json.read(path / sample_claim.SETTINGS)
     return _opened(path, facts, data, is_own=True)
 
 
@@ -124,7 +124,7 @@ def of_others(path: str, data: CategoryList) -> Folder:
     facts = {'weights': folder.name, 'ema': False, 'sample': {}, 'map_size': None}
     # It may be the samples folder of another run.
     if (folder / 'settings.json').exists():
-        known = samples.read_json(folder, 'settings.json')
+        known = own_json.read(folder / sample_claim.SETTINGS)
         facts |= known if isinstance(known, Mapping) and 'model' in known else {}
     return _opened(folder, facts, data, is_own=False)
 
