@@ -22,7 +22,8 @@ from panoptic_jax.data.facts import AutoencoderFacts, CategoryList, TextFacts
 from panoptic_jax.data.manifest import check_manifest, open_manifest
 from panoptic_jax.diffusion import bits, streams
 from panoptic_jax.encoders import inception, safetensors_files
-from panoptic_jax.encoders.load import autoencoder_facts, load_autoencoder, load_text_encoder
+from panoptic_jax.encoders.load import autoencoder_facts, load_autoencoder
+from panoptic_jax.encoders.text_encoder import load_text_encoder
 from panoptic_jax.machine import files
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption
 from panoptic_jax.preparation import claim

@@ -20,7 +20,8 @@ from panoptic_jax import config as settings
 from panoptic_jax.data import geometry, shards
 from panoptic_jax.data.example import Example
 from panoptic_jax.data.manifest import Manifest
-from panoptic_jax.encoders.load import Encoders, load_autoencoder, load_text_encoder
+from panoptic_jax.encoders.load import Encoders, load_autoencoder
+from panoptic_jax.encoders.text_encoder import load_text_encoder
 from panoptic_jax.logs.progress import Progress, duration, readable
 from panoptic_jax.machine import hosts
 from panoptic_jax.machine.interruption import UNINTERRUPTED, Interruption

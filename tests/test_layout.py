@@ -28,7 +28,7 @@ KNOW_ONLY = {
     # It knows the names of networks and predictions, and explains what disks refuse.
     'command': {'machine', 'models.names', 'diffusion.names', 'logs.environment'},
     'data': {'machine', 'logs', 'diffusion.bits'},
-    'encoders': {'data'},
+    'encoders': {'data', 'machine.shipped'},
     'export': {'data', 'machine', 'logs', 'quality'},
     # Pairs are scored by what they are, whoever draws them and with whatever network.
     'quality': {'metrics', 'data', 'machine', 'logs'},

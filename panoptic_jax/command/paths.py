@@ -7,7 +7,7 @@ import os
 
 from etils import epath
 
-from panoptic_jax.machine import files
+from panoptic_jax.machine import files, shipped
 
 
 def expanded(path: str, name: str) -> str:
@@ -74,7 +74,9 @@ def require_start(path: str, workdir: str, *, network: str) -> None:
     Raises:
       ValueError: there is no such file; the sentence says how to get it.
     """
-    if not path or epath.Path(path).exists():
+    # Whether the Hub has a file, only a download says.
+    comes_later = path.startswith('hf://') or shipped.path_of(path)
+    if not path or comes_later or epath.Path(path).exists():
         return
     checkpoints = epath.Path(workdir) / 'checkpoints'
     if checkpoints.is_dir() and any(step.name.isdigit() for step in checkpoints.iterdir()):
@@ -88,7 +90,7 @@ def require_start(path: str, workdir: str, *, network: str) -> None:
         )
     else:
         ways = (
-            "it must be a weights.safetensors of --mode=export or --mode=import, or '' to start "
-            'from random weights.'
+            'it must be a weights.safetensors of --mode=export or --mode=import, a name in the '
+            f"package ({', '.join(shipped.names())}), or '' to start from random weights."
         )
     raise ValueError(f'init_weights is {path!r}. There is no weights file of that name; {ways}')

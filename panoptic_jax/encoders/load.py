@@ -1,10 +1,10 @@
 """The frozen encoders by name: what an autoencoder and a text encoder are to the rest of the code.
 
 Preparation, sampling and evaluation use them; the training loop sees encoded records only.
-`data/facts.py` says what identifies an encoder, and the other modules here hold the networks.
+`data/facts.py` says what identifies an encoder, `encoders/text_encoder.py` has those of text, and
+the other modules here hold the networks.
 """
 
-import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,22 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from panoptic_jax.data.facts import AutoencoderFacts, TextFacts
-from panoptic_jax.encoders import (
-    autoencoder,
-    clip,
-    clip_folder,
-    pixels,
-    rows,
-    taesd,
-    weights_files,
-    words,
-)
+from panoptic_jax.encoders import autoencoder, pixel_decoder, pixels, rows, taesd, weights_files
+from panoptic_jax.encoders.text_encoder import TextEncoder, load_text_encoder
 
 # Rows that a device works on at a time. Sampling decodes a few images per device, preparation and
 # evaluation encode many.
 _ENCODED_PER_DEVICE = 8
 _DECODED_PER_DEVICE = 2
-_CAPTIONS_PER_DEVICE = 40
 
 
 class Autoencoder(NamedTuple):
@@ -40,23 +31,14 @@ class Autoencoder(NamedTuple):
       encode: (n, 256, 256, 3) uint8 to latents (n, h, w, c) float32, not scaled, or moments.
       decode: (n, h, w, c) float32, already divided by the scale, to (n, 256, 256, 3) uint8; raises
         FloatingPointError where finite latents give colours that are not.
+      decoder_sha256: Hash of a decoder that leaves latents as they are, so that it is no part of
+        the facts; '' where the facts say all.
     """
 
     facts: AutoencoderFacts
     encode: Callable[[np.ndarray], np.ndarray]
     decode: Callable[[np.ndarray], np.ndarray]
-
-
-class TextEncoder(NamedTuple):
-    """A frozen text encoder.
-
-    Attributes:
-      facts: What identifies the text encoder.
-      encode: n sentences to (n, L, D) float16; [''] gives the empty caption.
-    """
-
-    facts: TextFacts
-    encode: Callable[[Sequence[str]], np.ndarray]
+    decoder_sha256: str = ''
 
 
 class Encoders(NamedTuple):
@@ -90,15 +72,22 @@ def load_autoencoder(
     """The autoencoder of a name.
 
     Args:
-      name: 'sd', 'taesd' or 'pixels'; the last one has no weights.
-      weights: Local path or hf:// address, see `weights_files.locate`.
+      name: 'sd', 'taesd' or 'pixels'.
+      weights: Path, name or hf:// address, see `weights_files.locate`. 'pixels' needs none; with
+        those of `pixel_decoder` it draws edges and texture.
       devices: What encodes and decodes; None for all devices of this process.
       encoded_per_device: Images that one device encodes at a time.
     """
     field = 'data.autoencoder_weights'
+    decoder_sha256 = ''
     if name == 'pixels':
         encode, decode = _without_params(pixels.encode), _without_params(pixels.decode)
         encoder, decoder = {}, {}
+        if weights:
+            what = "weights of a decoder for 'pixels', or its name in the package, scenes/decoder"
+            located = weights_files.locate(weights, field, what)
+            decode = pixel_decoder.decode
+            decoder, decoder_sha256 = pixel_decoder.load(located)
         # Stands for weights, and is to change with the method.
         sha256 = hashlib.sha256(b'pixels: area means of 8x8').hexdigest()
     elif name == 'taesd':
@@ -143,57 +132,13 @@ def load_autoencoder(
         facts=autoencoder_facts(name, sha256),
         encode=rows.on_devices(encode_images, encoder, encoded_per_device, devices),
         decode=decode_finite,
+        decoder_sha256=decoder_sha256,
     )
 
 
 def _without_params(function: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
     """A network without parameters in the form of the others: (params, array) -> array."""
     return lambda params, array: function(array)
-
-
-def load_text_encoder(
-    name: str,
-    *,
-    tokens: int,
-    features: int,
-    weights: str = '',
-    devices: Sequence[jax.Device] | None = None,
-    captions_per_device: int = _CAPTIONS_PER_DEVICE,
-) -> TextEncoder:
-    """The text encoder of a name.
-
-    Args:
-      name: 'clip' or 'words'; the latter has no weights.
-      tokens: L, tokens per caption; CLIP has 77.
-      features: D, numbers per token; CLIP's weights decide it, 768 for ViT-L/14.
-      weights: Local folder, or hf:// address of one, that holds `clip_folder.FILES`.
-      devices: What encodes; None for all devices of this process.
-      captions_per_device: Captions that one device encodes at a time.
-    """
-    if name == 'words':
-        encode = functools.partial(words.encode, tokens=tokens, features=features)
-        sha256 = words.fingerprint(tokens, features)
-    elif name == 'clip':
-        loaded = clip_folder.load(weights, 'data.text_weights')
-        # Without the vision tower, which would take memory on the devices.
-        text_tower = {'text_model': loaded.params['text_model']}
-        sha256 = loaded.sha256
-        width = text_tower['text_model']['final_layer_norm']['bias'].shape[0]
-        if (tokens, features) != (clip.TOKENS, width):
-            raise ValueError(
-                f'data.text_tokens is {tokens} and data.text_features {features}; the CLIP in '
-                f'{weights} has {clip.TOKENS} tokens of {width} features: set them so, or take '
-                'ViT-L/14, which the models are made for.'
-            )
-        states = rows.on_devices(loaded.text_states, text_tower, captions_per_device, devices)
-
-        def encode(captions):
-            return states(loaded.tokenize(captions)).astype(np.float16)
-    else:
-        raise ValueError(f"data.text is {name!r}; it must be 'clip' or 'words'.")
-
-    facts = TextFacts(name=name, tokens=tokens, features=features, sha256=sha256)
-    return TextEncoder(facts, encode)
 
 
 def load_encoders(

@@ -1,11 +1,13 @@
-"""Where a published weights file lies: a local path, or one that the Hugging Face Hub delivers.
+"""Where a weights file lies: at a path, in this package, or where the Hugging Face Hub delivers it.
 
-`encoders/torch_layout.py` reads what is inside.
+`encoders/torch_layout.py` reads what is inside of published files, `weights/file.py` reads ours.
 """
 
 import os
 import re
 from pathlib import Path
+
+from panoptic_jax.machine import shipped
 
 _HUB = 'hf://'
 
@@ -14,8 +16,7 @@ def locate(path: str, field: str, what: str) -> str:
     """The local path of a file, downloaded into the Hub's own cache where it is not there yet.
 
     Args:
-      path: A local path, or 'hf://OWNER/NAME/FILE', with '@REVISION' after the name for another
-        revision than the newest.
+      path: What `address` takes, but no bucket.
       field: Name of the setting that `path` comes from, for messages.
       what: The file in words, for messages.
 
@@ -23,12 +24,28 @@ def locate(path: str, field: str, what: str) -> str:
       FileNotFoundError: there is no such file, or it cannot be downloaded.
       ValueError: the path begins with hf:// but does not have the Hub's form.
     """
-    if not path.startswith(_HUB):
-        if path and Path(path).is_file():
-            return path
+    found = address(path, field)
+    if not found or not Path(found).is_file():
         raise FileNotFoundError(
             f'{field} is {path!r}, and there is no such file; give the path of {what}.'
         )
+    return found
+
+
+def address(path: str, field: str) -> str:
+    """A path in the place of a name in this package or of an hf:// address; others stay.
+
+    Args:
+      path: A path, a name of `shipped.names`, or 'hf://OWNER/NAME/FILE', with '@REVISION' after
+        the name for another revision than the newest.
+      field: Name of the setting that `path` comes from, for messages.
+
+    Raises:
+      FileNotFoundError: the Hub cannot deliver the file.
+      ValueError: the path begins with hf:// but does not have the Hub's form.
+    """
+    if not path.startswith(_HUB):
+        return shipped.path_of(path) or path
     repository, revision, name = _parts(path, field)
     # Imported here, so that runs from local files need neither the package's time nor a network.
     import huggingface_hub

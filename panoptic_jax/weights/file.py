@@ -21,8 +21,8 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from panoptic_jax.diffusion import bits
-from panoptic_jax.encoders import safetensors_files
-from panoptic_jax.machine import files
+from panoptic_jax.encoders import safetensors_files, weights_files
+from panoptic_jax.machine import files, shipped
 from panoptic_jax.models import names
 from panoptic_jax.programs.description import Description
 from panoptic_jax.weights import foreign_names
@@ -151,9 +151,12 @@ def read(path: str) -> bytes:
 
 
 def _existing(path: str) -> epath.Path:
-    file = epath.Path(path)
+    file = epath.Path(weights_files.address(path, 'The weights file'))
     if not file.is_file():
-        raise FileNotFoundError(f'There is no weights file {path}.')
+        ours = ', '.join(shipped.names())
+        raise FileNotFoundError(
+            f'There is no weights file {path}, and none of that name in the package ({ours}).'
+        )
     return file
 
 

@@ -7,6 +7,7 @@ They come from the newest checkpoint or from a weights file; `weights/recovery.p
 import hashlib
 from typing import Any, NamedTuple
 
+from absl import logging
 from etils import epath
 
 from panoptic_jax.data import loader
@@ -75,7 +76,13 @@ def from_checkpoint(workdir: str, *, ema: bool, which: str = 'newest') -> Restor
 
 
 def for_sampling(
-    workdir: str, *, weights_path: str, ema: bool, data_dir: str, which: str = 'newest'
+    workdir: str,
+    *,
+    weights_path: str,
+    ema: bool,
+    data_dir: str,
+    which: str = 'newest',
+    fallback: str = '',
 ) -> tuple[Weights, str]:
     """The weights that a sampling job draws with.
 
@@ -86,6 +93,7 @@ def for_sampling(
       ema: Whether to take a checkpoint's averaged weights rather than the last ones.
       which: The 'newest' checkpoint or the 'best' one.
       data_dir: Prepared data of a checkpoint's encoders; they hold the empty caption's features.
+      fallback: A weights file for a workdir that holds neither checkpoint nor file; '' for none.
 
     Returns:
       The weights, and a name for them: the file's name and hash, or the step.
@@ -95,8 +103,10 @@ def for_sampling(
     """
     imported = epath.Path(workdir) / 'weights.safetensors'
     wants_file = not weights_path and which == 'newest'
-    if wants_file and imported.exists() and not steps.numbers(workdir):
-        weights_path = str(imported)
+    if wants_file and not steps.numbers(workdir):
+        weights_path = str(imported) if imported.exists() else fallback
+        if weights_path and weights_path == fallback:
+            logging.info('%s holds no weights yet, so those of %s are taken.', workdir, fallback)
     if weights_path:
         if which != 'newest':
             raise ValueError(
@@ -106,7 +116,7 @@ def for_sampling(
         # The name changes with the content, so that samples of other weights are not taken up.
         content = read(weights_path)
         digest = hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
-        return from_bytes(content, weights_path), f'{epath.Path(weights_path).name} {digest}'
+        return from_bytes(content, weights_path), f'{weights_path.rpartition("/")[2]} {digest}'
     restored = from_checkpoint(workdir, ema=ema, which=which)
     check_encoders(restored.description, open_manifest(data_dir), workdir)
     weights = Weights(restored.params, loader.empty_text(data_dir), restored.description)

@@ -13,7 +13,7 @@ import torch_reference
 from torch_reference import assert_close
 
 from panoptic_jax.encoders import clip, clip_tokens
-from panoptic_jax.encoders.load import load_text_encoder
+from panoptic_jax.encoders.text_encoder import load_text_encoder
 
 torch = torch_reference.import_torch()
 SHARED = Path(__file__).parents[3] / 'shared'

@@ -14,7 +14,8 @@ from huggingface_hub import constants
 from panoptic_jax.data import geometry
 from panoptic_jax.data.coco import CocoPanoptic
 from panoptic_jax.encoders import pixels, rows, taesd, torch_arrays, weights_files, words
-from panoptic_jax.encoders.load import load_autoencoder, load_text_encoder
+from panoptic_jax.encoders.load import load_autoencoder
+from panoptic_jax.encoders.text_encoder import load_text_encoder
 
 SHARED = Path(__file__).parents[3] / 'shared'
 WEIGHTS = SHARED / 'weights' / 'taesd.safetensors'

@@ -1,0 +1,40 @@
+"""Weights of the package by name: which there are, and what comes before them."""
+
+import os
+
+import pytest
+
+from panoptic_jax.machine import shipped
+from panoptic_jax.weights import file as weights_file
+
+MOST_BYTES = 25e6  # of all weights in the package
+
+
+def test_a_name_is_found_and_others_are_not():
+    assert 'scenes/joint' in shipped.names()
+    for name in shipped.names():
+        assert os.path.isfile(shipped.path_of(name))
+    for other in ('', 'scenes', 'scenes/', 'scenes/nothing', '../scenes/joint', 'gs://a/b', '/a/b'):
+        assert shipped.path_of(other) == ''
+
+
+def test_a_path_that_exists_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / 'scenes' / 'joint'
+    path.parent.mkdir()
+    path.write_bytes(b'mine')
+    assert shipped.path_of('scenes/joint') == ''
+    with pytest.raises(ValueError, match='scenes/joint is not a weights file'):
+        weights_file.load('scenes/joint')
+
+
+def test_the_weights_are_small_and_each_has_a_card():
+    assert sum(os.path.getsize(shipped.path_of(name)) for name in shipped.names()) < MOST_BYTES
+    for name in shipped.names():
+        card = shipped.FOLDER / f'{name}.md'
+        assert '## Known faults' in card.read_text()
+
+
+def test_a_missing_name_is_one_sentence():
+    with pytest.raises(FileNotFoundError, match=r'scenes/nothing, and none .*scenes/joint'):
+        weights_file.load('scenes/nothing')
