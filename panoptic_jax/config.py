@@ -86,6 +86,7 @@ def default() -> ml_collections.ConfigDict:
     times.shared = 0.5  # share of the examples with one time for both streams
     times.clean_image = 0.17  # share with a clean image, which trains image -> map
     times.clean_map = 0.17  # share with a clean map, which trains map -> image
+    times.power = 1.0  # power of the uniform numbers that become times: above 1 more are near 0
 
     # True: attention in one kernel on TPU (ours) and GPU (cuDNN's), in parts on CPU.
     config.fused_attention = True
@@ -101,7 +102,8 @@ def default() -> ml_collections.ConfigDict:
     config.betas = (0.9, 0.9)  # AdamW's: decay of the means of gradients and of their squares
     config.ema_decay = 0.9999  # reached gradually: min(ema_decay, (1 + step) / (10 + step))
     config.text_dropout = 0.1  # probability that a caption is replaced by the empty one
-    config.init_weights = ''  # weights.safetensors to start from: a whole model or its image stream
+    # Where to start from, as sample.weights: the weights of a whole model or of its image stream.
+    config.init_weights = ''
     config.init_partial = False  # True: keep what fits of init_weights, start the rest afresh
 
     config.log_every = 100  # a line of metrics and a point in TensorBoard
@@ -117,7 +119,9 @@ def default() -> ml_collections.ConfigDict:
     config.profile_steps = 5  # length of that window
 
     config.sample = sample = ml_collections.ConfigDict()
-    sample.weights = ''  # weights.safetensors; '': the newest checkpoint of the workdir
+    # weights.safetensors, hf:// or a name such as 'scenes/joint'; '': the workdir's checkpoint
+    sample.weights = ''
+    sample.fallback = ''  # the same, where sample.weights is '' and the workdir has no checkpoint
     sample.checkpoint = 'newest'  # or 'best' by checkpoint_best, where sample.weights is ''
     sample.ema = True  # average weights rather than the last ones (checkpoints only)
     sample.prompt = ''  # one prompt; '': those of `prompts`, or captions of `split`
@@ -165,6 +169,8 @@ def default() -> ml_collections.ConfigDict:
     evaluate.synonyms = ''  # JSON such as {"couch": ["sofa"]}; '': the package's words, for COCO
     evaluate.nearest = False  # find the nearest training image of each pair; reads all of them once
     evaluate.reference = ''  # .npz such as U-ViT's; '': made from the images of sample.split
+
+    config.export_dtype = 'float32'  # --mode=export; 'float16' takes half of the bytes
 
     config.foreign = foreign = ml_collections.ConfigDict()  # --mode=import
     foreign.path = ''  # a .pth file, or hf://

@@ -183,6 +183,7 @@ def _open_job(
         ema=config.sample.ema,
         data_dir=config.data.dir,
         which=config.sample.checkpoint,
+        fallback=config.sample.fallback,
     )
     description = weights.description
     has_prompts = config.sample.prompt or config.sample.prompts
@@ -225,6 +226,7 @@ def _open_job(
         ema=config.sample.ema and name.startswith('step '),
         model=description.to_json()['model'],
         map_size=description.map_side,
+        decoder=encoders.autoencoder.decoder_sha256,
     )
     means = drawing.Means(
         description=description,

@@ -21,6 +21,7 @@ def write(folder, categories, captions, *, images, ids, instances=None, **settin
         ema=True,
         model={'name': 'one_stream'},
         map_size=None if ids is None else ids.shape[1],
+        decoder='',
     )
     requests = {number: {'caption': caption} for number, caption in enumerate(captions)}
     has_maps = ids is not None

@@ -356,8 +356,24 @@ def name_of_weights(config, workdir):
         weights_path=config.sample.weights,
         ema=config.sample.ema,
         data_dir=config.data.dir,
+        fallback=config.sample.fallback,
     )
     return name
+
+
+def test_fallback_serves_a_workdir_without_weights_alone(run, tmp_path, caplog):
+    workdir, config = run
+    config.sample.fallback = 'scenes/joint'
+    assert name_of_weights(config, workdir) == 'step 12'
+    with caplog.at_level('INFO', logger='absl'):
+        assert name_of_weights(config, tmp_path).startswith('joint ')
+    assert f'{tmp_path} holds no weights yet, so those of scenes/joint are taken.' in caplog.text
+    export_weights.export_weights(config, str(workdir))
+    (workdir / 'weights.safetensors').rename(tmp_path / 'weights.safetensors')
+    assert name_of_weights(config, tmp_path).startswith('weights.safetensors ')
+    config.sample.fallback = ''
+    with pytest.raises(FileNotFoundError, match='holds no checkpoint'):
+        name_of_weights(config, tmp_path / 'empty')
 
 
 def test_a_checkpoint_comes_before_a_weights_file_beside_it(run):

@@ -33,8 +33,9 @@ _GROUPLESS = {
     'betas': kinds.pair(kinds.below_one()),
     'ema_decay': kinds.number(0, 1),
     'text_dropout': kinds.number(0, 1),
-    'init_weights': kinds.path(empty=True),
+    'init_weights': kinds.path('hub', empty=True),
     'init_partial': kinds.truth(),
+    'export_dtype': kinds.choice(('float32', 'float16')),
     'log_every': kinds.whole(1, _STEPS),
     'validate_every': kinds.whole(0, _STEPS),
     'validation_batches': kinds.whole(1, _BATCH),
@@ -96,9 +97,13 @@ _STREAM = {
     'start_std': kinds.number(0, 1000),
     'clip': kinds.truth(),
 }
-_TIMES = {name: kinds.number(0, 1) for name in ('shared', 'clean_image', 'clean_map')}
+_TIMES = {
+    **{name: kinds.number(0, 1) for name in ('shared', 'clean_image', 'clean_map')},
+    'power': kinds.number(0, 10, above=True),
+}
 _SAMPLE = {
-    'weights': kinds.path(empty=True),
+    'weights': kinds.path('hub', empty=True),
+    'fallback': kinds.path('hub', empty=True),
     'checkpoint': kinds.choice(('newest', 'best')),
     'ema': kinds.truth(),
     'prompt': kinds.text(empty=True),
@@ -168,8 +173,8 @@ FIELDS: Mapping[str, kinds.Kind] = (
 PATHS = (
     'workdir', 'data.dir', 'data.cache', 'data.root', 'data.categories',
     'data.autoencoder_weights', 'data.text_weights', 'init_weights', 'sample.weights',
-    'sample.prompts', 'evaluate.folder', 'evaluate.inception', 'evaluate.clip',
-    'evaluate.synonyms', 'evaluate.reference', 'foreign.path',
+    'sample.fallback', 'sample.prompts', 'evaluate.folder', 'evaluate.inception',
+    'evaluate.clip', 'evaluate.synonyms', 'evaluate.reference', 'foreign.path',
 )  # fmt: skip
 
 

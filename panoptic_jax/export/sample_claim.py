@@ -24,8 +24,8 @@ _UNFINISHED = 'unfinished.json'  # there while a job is at work, or was killed
 # The fields of `config.sample` that say which pairs are wanted and where, and not how they look.
 # The weights' name and hash stand beside them.
 _NO_PROMISE = (
-    'weights', 'checkpoint', 'prompt', 'prompts', 'count', 'folder', 'redo', 'keep', 'best_of',
-    'drop_duplicates',
+    'weights', 'fallback', 'checkpoint', 'prompt', 'prompts', 'count', 'folder', 'redo', 'keep',
+    'best_of', 'drop_duplicates',
 )  # fmt: skip
 _OF_TARS = 'shard_pairs'  # a folder of single files has no shards
 _OTHER = 'choose another --config.sample.folder, or delete it'
@@ -40,7 +40,8 @@ def promise(
       sample: The fields of `config.sample`.
       categories: The model's.
       data: Fingerprint of the data whose captions are drawn; None for prompts.
-      **others: 'weights', 'ema', 'model' and 'map_size', which the page and the scores show.
+      **others: 'weights', 'ema', 'model' and 'map_size', which the page and the scores show, and
+        'decoder', a hash, or '' where the model says how latents become images.
     """
     left_out = _NO_PROMISE if sample['format'] == 'tar' else (*_NO_PROMISE, _OF_TARS)
     facts = {
@@ -102,6 +103,8 @@ def check_settings(folder: epath.Path, facts: Mapping[str, Any]) -> bool:
     promised = own_json.read(settings)
     # A list is the captions.json of a folder that no job of ours claimed.
     promised = promised if isinstance(promised, Mapping) else {}
+    # Version 0.4 had no decoders besides those of the model.
+    promised = {'decoder': '', **promised}
     is_hashed = 'requests' in promised
     if old_samples.is_old(promised):
         promised = old_samples.renewed(promised, facts)

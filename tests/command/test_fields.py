@@ -35,7 +35,7 @@ CHOICES = {
     'data.source', 'data.captions', 'data.autoencoder', 'data.text', 'model.name',
     'model.join', 'image.prediction', 'map.prediction', 'model.dtype', 'foreign.kind',
     'sample.split', 'sample.given', 'sample.solver', 'sample.grid', 'sample.decode',
-    'sample.checkpoint', 'sample.format', 'sample.image_format', 'optimizer',
+    'sample.checkpoint', 'sample.format', 'sample.image_format', 'optimizer', 'export_dtype',
 }  # fmt: skip
 NOT_EMPTY = {
     'data.dir', 'data.train_split', 'sample.folder', 'sample.name', 'plan.topology', *CHOICES
