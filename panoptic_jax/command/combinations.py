@@ -115,6 +115,12 @@ def _check_maps(values: Mapping[str, Any]) -> None:
         'model.zero_conv_bias',
         f'False for {name!r}, which has no zero-convs',
     )
+    _require(
+        values['model.separate_times'] or values['times.power'] == 1,
+        values,
+        'model.separate_times',
+        f'True where times.power is {values["times.power"]}: one time for both is uniform',
+    )
     shares = ('times.shared', 'times.clean_image', 'times.clean_map')
     _require(
         sum(values[share] for share in shares) <= 1,

@@ -31,6 +31,7 @@ from panoptic_jax.models.uvit import (
 )
 
 _TIME_SIZE = 128  # channels of a time's sinusoid
+_FINE_BLOCKS = 2  # blocks of convolutions at each level but the lowest, on the way in and out
 _THING_SIZE = 32  # channels in which pixels say what thing they are part of
 
 
@@ -69,12 +70,6 @@ class Joint(nn.Module):
         levels = self.patch_size.bit_length() - 1
         return [self.hidden_size >> level for level in range(levels, 0, -1)]
 
-    @property
-    def _block_level(self) -> int:
-        # The lowest level, of 2 x 2 pixels a place: a block of convolutions above it takes as long
-        # as the transformer does, and gave nothing within the quickstart's minutes.
-        return len(self.widths) - 1
-
     @nn.compact
     def __call__(self, x_t: jax.Array, m_t: jax.Array, text: jax.Array, t: jax.Array) -> Prediction:
         """Predicts what each stream's settings ask for; the arguments are those of `OneStream`."""
@@ -84,8 +79,7 @@ class Joint(nn.Module):
         pixels = self._stem(x_t, at_latents, condition)  # (B, h, w, widths[0])
         skips = []
         for level, width in enumerate([*self.widths[1:], self.hidden_size]):
-            if level == self._block_level:
-                pixels = self.forms.block(ConvBlock)(self.dtype, name='in')(pixels, condition)
+            pixels = self._convolved(pixels, condition, level, 'in')
             skips.append(pixels)
             pixels = self._dense(width, f'down_{level}')(space_to_depth(pixels, 2))
         pixels = self._trunk(pixels, words, condition)
@@ -94,8 +88,7 @@ class Joint(nn.Module):
             pixels = depth_to_space(self._dense(4 * width, f'up_{level}')(pixels), 2)
             skip = plain_norm(self.dtype)(skips[level])
             pixels = pixels + self._dense(width, f'skip_{level}')(skip)
-            if level == self._block_level:
-                pixels = self.forms.block(ConvBlock)(self.dtype, name='out')(pixels, condition)
+            pixels = self._convolved(pixels, condition, level, 'out')
         return self._predictions(pixels, condition, m_t)
 
     def _dense(self, features, name, **options):
@@ -121,6 +114,16 @@ class Joint(nn.Module):
         image = nn.Conv(width, (3, 3), dtype=self.dtype, name='stem_image')(image)
         map_ = self._dense(width, 'stem_map')(map_)
         return image * (1 + image_gain) + map_ * (1 + map_gain) + shift
+
+    def _convolved(self, pixels, condition, level, name):
+        """(B, h, w, widths[level]) to the same shape, by the level's blocks of convolutions."""
+        block = self.forms.block(ConvBlock)
+        if level == len(self.widths) - 1:
+            return block(self.dtype, name=name)(pixels, condition)
+        # Outlines are decided here, where a thing is ten pixels wide and a place covers four.
+        for number in range(_FINE_BLOCKS):
+            pixels = block(self.dtype, name=f'{name}_{level}_{number}')(pixels, condition)
+        return pixels
 
     def _trunk(self, grid, words, condition):
         """(B, side, side, C) -> (B, side, side, C), normalised."""

@@ -31,3 +31,15 @@ def test_own_times_have_their_shares():
     assert abs(np.corrcoef(image[free], map_[free])[0, 1]) < 0.05
     for t in (image[image > 0], map_[map_ > 0]):
         np.testing.assert_allclose(np.histogram(t, 5, (1, 1001))[0] / len(t), 0.2, atol=0.015)
+
+
+@pytest.mark.parametrize('power', [0.2, 1.7])
+def test_a_power_moves_times_to_one_end(power):
+    """Closed form: a time is below 1000 x with probability x^(1 / power)."""
+    shares = times.Shares(shared=0.3, clean_image=0.1, clean_map=0.1, power=power)
+    for t in times.draw(KEY, 20_000, shares).values():
+        noisy = np.asarray(t)[np.asarray(t) > 0]
+        assert noisy.min() >= 1
+        assert noisy.max() <= 1000
+        for x in (0.1, 0.3, 0.8):
+            assert np.mean(noisy <= 1000 * x) == pytest.approx(x ** (1 / power), abs=0.02)
