@@ -21,14 +21,8 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
     config = settings.default()
     config.workdir = 'runs/quickstart'
     config.data.dir = 'runs/data/scenes'
-    config.data.source = 'scenes'
-    config.data.train_images = 3072
-    config.data.validation_images = 128
     config.data.images_per_shard = 256
-    config.data.autoencoder = 'pixels'
-    config.data.text_tokens = 24
-    config.data.text_features = 64
-    config.model.patch_size = 4
+    recipes.use_scenes(config, train_images=3072, validation_images=128)
     config.batch_size = 16
     config.learning_rate = 3e-3
     config.warmup_steps = 30
@@ -38,17 +32,13 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
     config.validate_every = 0  # the scores of the page are held out; compiling would take 20 s
     config.preview_every = 0
     config.checkpoint_every = 240
-    config.sample.batch_size = 32
     config.sample.evaluations = 20
-    config.sample.decode = 'no_void'  # scenes have none
-    config.sample.min_area = 0.002  # the smallest thing is eight times as large
+    config.sample.fallback = 'scenes/joint'  # draws at once, before there is anything of its own
     if recipe == 'paper':
         config.steps = 800
-        config.sample.count = 64
         config.model.update(hidden_size=192, depth=2, num_heads=3)
     else:
         config.steps = 480
-        config.sample.count = 128
         recipes.use_joint(config, size='', instances=False)
         config.image.clip = True  # 'pixels' has latents from -1 to 1
         config.model.update(hidden_size=128, depth=4, num_heads=4)

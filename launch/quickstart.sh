@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a clone to a page of generated pairs: prepares the embedded scenes, trains a small model,
-# samples and evaluates it. Started again, it goes on where it was interrupted. Every mode gets the
+# From a clone to pages of generated pairs: prepares the embedded scenes, draws with the weights that
+# the package brings, then trains a small model, samples and evaluates it. Started again, it goes on where it was interrupted. Every mode gets the
 # arguments of the script: bash launch/quickstart.sh --config.steps=900 trains on after a first run,
 # and draws the pairs of its page anew.
 set -euo pipefail
@@ -17,7 +17,7 @@ times=()
 stage() {  # number, title, what to run
   local title=$2 start=$SECONDS status=0
   echo
-  echo "== $1/5  $title =="
+  echo "== $1/6  $title =="
   "${@:3}" || status=$?
   if ((status)); then
     echo "The stage '$title' stopped with exit code $status; the same command goes on from there." >&2
@@ -41,7 +41,10 @@ newest_step() {  # prints the number of the newest checkpoint, 0 without any
 
 stage 1 'Installing' make_venv requirements.txt
 stage 2 'Preparing the scenes' mode prepare "$@"
-stage 3 'Training' mode train "$@"
+stage 3 'Drawing with shipped weights' mode evaluate "$@" \
+  --config.sample.weights=scenes/joint --config.sample.folder=shipped --config.sample.count=32
+echo "Pairs of trained weights: $PWD/$workdir/shipped/report.html"
+stage 4 'Training' mode train "$@"
 # A second run with more steps draws pairs of its own, into a folder named after its step, so that
 # those of the first run stay. A folder that the arguments name comes first.
 step=$(newest_step) folder=samples
@@ -52,8 +55,8 @@ fi
 for argument in "$@"; do
   case $argument in --config.sample.folder=?*) folder=${argument#*=} ;; esac
 done
-stage 4 'Sampling' mode sample "$@" --config.sample.folder="$folder"
-stage 5 'Evaluating' mode evaluate "$@" --config.sample.folder="$folder"
+stage 5 'Sampling' mode sample "$@" --config.sample.folder="$folder"
+stage 6 'Evaluating' mode evaluate "$@" --config.sample.folder="$folder"
 page=$workdir/report.html
 if [[ -d $workdir/$folder/report ]]; then
   # A page of many pairs has its data beside it, and stays there.
@@ -65,4 +68,5 @@ fi
 echo
 printf '%s\n' "${times[@]}"
 echo
+echo "Weights that the package brings: $PWD/$workdir/shipped/report.html"
 echo "Look at $PWD/$page"

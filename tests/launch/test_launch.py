@@ -19,7 +19,8 @@ case "$*" in
   *--mode=train*) mkdir -p "runs/quickstart/checkpoints/${STEP:-00000800}" ;;
   *--mode=sample*|*--mode=evaluate*)
     all=$*
-    folder=runs/quickstart/${all##*--config.sample.folder=}
+    folder=${all##*--config.sample.folder=}
+    folder=runs/quickstart/${folder%% *}
     mkdir -p "$folder"
     step=${STEP:-00000800}
     echo "{\\"weights\\": \\"step $((10#$step))\\"}" >"$folder/settings.json"
@@ -65,10 +66,17 @@ def modes(calls):
     return [call.split('--mode=')[1].split()[0] for call in calls if '--mode=' in call]
 
 
+def folders(calls):
+    named = [call.split('--config.sample.folder=')[1] for call in calls if 'folder=' in call]
+    return [name.split()[0] for name in named]
+
+
 def test_quickstart_runs_the_modes_in_order_and_places_the_page(clone):
     done, calls = run(clone, 'launch/quickstart.sh', '--config.steps=5')
     assert done.returncode == 0, done.stderr
-    assert modes(calls) == ['prepare', 'train', 'sample', 'evaluate']
+    assert modes(calls) == ['prepare', 'evaluate', 'train', 'sample', 'evaluate']
+    drawn = [call for call in calls if '--mode=evaluate' in call]
+    assert ['--config.sample.weights=scenes/joint' in call for call in drawn] == [True, False]
     for call in calls:
         if '--mode=' in call:
             assert call.startswith('JAX_PLATFORMS=cpu ')
@@ -78,21 +86,22 @@ def test_quickstart_runs_the_modes_in_order_and_places_the_page(clone):
     page = clone / 'runs' / 'quickstart' / 'report.html'
     assert page.read_text() == 'page of runs/quickstart/samples\n'
     assert str(clone / 'runs' / 'quickstart' / 'report.html') in done.stdout.splitlines()[-1]
-    assert done.stdout.count(' s\n') == 5  # a time per stage
+    assert done.stdout.count(' s\n') == 6  # a time per stage
+    shipped = clone / 'runs' / 'quickstart' / 'shipped' / 'report.html'
+    assert done.stdout.count(f': {shipped}\n') == 2  # at once, and at the end
+    assert shipped.read_text() == 'page of runs/quickstart/shipped\n'
 
 
 def test_quickstart_with_more_steps_ends_with_a_new_page_and_keeps_the_first_pairs(clone):
     runs = clone / 'runs' / 'quickstart'
     for _ in range(2):
         _, calls = run(clone, 'launch/quickstart.sh')
-        folders = [call.split('--config.sample.folder=')[1] for call in calls if 'folder=' in call]
-        assert folders == ['samples'] * 2  # sampling and evaluation
+        assert folders(calls) == ['shipped', 'samples', 'samples']  # sampling and evaluation
     (runs / 'checkpoints' / '00000950.orbax-checkpoint-tmp').mkdir()
     for _ in range(2):
         done, calls = run(clone, 'launch/quickstart.sh', '--config.steps=900', STEP='00000900')
         assert done.returncode == 0, done.stderr
-        folders = [call.split('--config.sample.folder=')[1] for call in calls if 'folder=' in call]
-        assert folders == ['samples_900'] * 2
+        assert folders(calls) == ['shipped', 'samples_900', 'samples_900']
     assert (runs / 'report.html').read_text() == 'page of runs/quickstart/samples_900\n'
     assert (runs / 'samples' / 'report.html').read_text() == 'page of runs/quickstart/samples\n'
 
@@ -121,9 +130,9 @@ def test_quickstart_leaves_the_platform_to_the_user(clone):
 def test_quickstart_stops_at_the_stage_that_stops(clone):
     done, calls = run(clone, 'launch/quickstart.sh', FAIL_AT='train')
     assert done.returncode == 75
-    assert modes(calls) == ['prepare', 'train']
+    assert modes(calls) == ['prepare', 'evaluate', 'train']
     assert "'Training' stopped with exit code 75" in done.stderr
-    assert not (clone / 'runs').exists()
+    assert not (clone / 'runs' / 'quickstart' / 'samples').exists()
 
 
 def installs(calls):
@@ -212,7 +221,7 @@ def test_a_venv_is_made_where_there_is_none(clone):
     done, calls = run(clone, 'launch/quickstart.sh', **fake_pythons(clone, (3, 12)))
     assert done.returncode == 0, done.stderr
     assert calls[0] == 'venv .venv'
-    assert modes(calls) == ['prepare', 'train', 'sample', 'evaluate']
+    assert modes(calls) == ['prepare', 'evaluate', 'train', 'sample', 'evaluate']
 
 
 @pytest.mark.parametrize('script', SCRIPTS, ids=lambda path: path.name)

@@ -1,0 +1,53 @@
+"""The weights that the package brings: networks trained on the embedded scenes, on a CPU.
+
+    python -m panoptic_jax.main --config=configs/scenes.py --mode=prepare
+    python -m panoptic_jax.main --config=configs/scenes.py
+    python -m panoptic_jax.main --config=configs/scenes.py --mode=evaluate
+    python -m panoptic_jax.main --config=configs/scenes.py --mode=export \
+        --config.export_dtype=float16
+
+Argument: model=joint (our recipe, with instances), uvit (the image alone), one_stream, two_stream
+  (the paper's recipe; the last one is frozen around the weights scenes/uvit of the package).
+  An example: --config=configs/scenes.py:model=one_stream.
+Hardware and hours: about an hour for joint and a quarter of an hour for each of the others, on two
+  CPU cores, after export JAX_NUM_CPU_DEVICES=2 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+Expected score: the cards in panoptic_jax/shipped/scenes/ say it.
+"""
+
+import ml_collections
+
+from panoptic_jax import config as settings
+from panoptic_jax import recipes
+
+
+def get_config(text: str = '') -> ml_collections.ConfigDict:
+    """One data set for all four networks: 24,576 scenes, held-out ones beside them."""
+    model = recipes.arguments(text, model=('joint', 'uvit', 'one_stream', 'two_stream'))['model']
+    config = settings.default()
+    config.workdir = f'runs/scenes_{model}'
+    config.data.dir = 'runs/data/many_scenes'
+    recipes.use_scenes(config, train_images=24_576, validation_images=512)
+    config.model.name = model
+    config.batch_size = 32
+    config.learning_rate = 3e-3
+    config.warmup_steps = 60
+    config.cooldown = 1.0
+    config.ema_decay = 0.998
+    config.log_every = 20
+    config.validate_every = 0
+    config.preview_every = 0
+    config.checkpoint_every = 200
+    config.sample.count = 500
+    if model == 'joint':
+        config.steps = 6000
+        recipes.use_joint(config, size='', instances=True)
+        config.model.update(hidden_size=128, depth=4, num_heads=4)
+        config.image.clip = True  # 'pixels' has latents from -1 to 1
+        config.times.update(clean_image=0.2, clean_map=0.15)
+    else:
+        config.steps = 4000
+        config.model.update(hidden_size=192, depth=4, num_heads=4)
+    if model == 'two_stream':
+        config.init_weights = 'scenes/uvit'
+    config.lock()
+    return config
