@@ -159,6 +159,7 @@ def default() -> ml_collections.ConfigDict:
     # Of a request's copies keep the best by this score, or by 'keep': the scores of sample.keep in
     # their order; '': all that pass.
     sample.best_of = ''
+    sample.second_map = False  # True: for their agreement, a second map is drawn of each image
     sample.drop_duplicates = False  # near copies of training images are not kept; reads all of them
 
     config.evaluate = evaluate = ml_collections.ConfigDict()
@@ -171,7 +172,6 @@ def default() -> ml_collections.ConfigDict:
     evaluate.reference = ''  # .npz such as U-ViT's; '': made from the images of sample.split
 
     config.export_dtype = 'float32'  # --mode=export; 'float16' takes half of the bytes
-
     config.foreign = foreign = ml_collections.ConfigDict()  # --mode=import
     foreign.path = ''  # a .pth file, or hf://
     foreign.kind = 'model'  # 'model': U-ViT or PDM, as config.model says; 'tower': Inception, CLIP

@@ -29,6 +29,7 @@ from panoptic_jax.machine.writer_lock import writing
 from panoptic_jax.models.forms import compute_dtype, for_mesh
 from panoptic_jax.programs import drawing, requested, sampler
 from panoptic_jax.programs.description import Description
+from panoptic_jax.programs.tasks import check_task
 from panoptic_jax.quality import judge
 from panoptic_jax.weights import trained
 
@@ -84,8 +85,7 @@ def sample(
         sample_claim.write_rejected(folder, job.requested.rejected)
         if not (folder / 'report.html').exists():
             _write_page(job, store, log)
-    asked = job.requested
-    sample_report.report(store, asked.requests, asked.rejected, was_finished=bool(is_finished))
+    sample_report.report(store, *job.requested[:2], was_finished=bool(is_finished))
 
 
 class _Job(NamedTuple):
@@ -139,7 +139,7 @@ def _fill(job: _Job, store: Store, interruption: Interruption) -> None:
         try:
             decoded = drawing.decoded(job.means, job.requested, batch, drawn)
             captions = [job.requested.requests[number]['caption'] for number in batch]
-            judged = judge.judged(job.judge, decoded, captions)
+            judged = judge.judged(job.judge, decoded, captions, drawn.again)
         except FloatingPointError as error:
             store.fail(unit, batch, str(error))
             logging.warning('Pairs %d to %d were not drawn: %s', batch[0], batch[-1], error)
@@ -177,6 +177,8 @@ def _open_job(
 ) -> _Job:
     mesh = sharding.local_mesh(config.mesh.fsdp, devices)
     sampler.check_batch(config.sample.batch_size, mesh)
+    # Somebody waits for the pair of a single prompt, so no batch is filled up for it.
+    waits = config.sample.prompt and config.sample.count <= 1
     weights, name = trained.for_sampling(
         workdir,
         weights_path=config.sample.weights,
@@ -186,6 +188,8 @@ def _open_job(
         fallback=config.sample.fallback,
     )
     description = weights.description
+    if config.sample.second_map:
+        check_task(description, drawing.IMAGE_TO_MAP)
     has_prompts = config.sample.prompt or config.sample.prompts
     manifest = None if has_prompts else open_manifest(config.data.dir)
     # Before the encoders: a list without prompts should not cost a download.
@@ -215,7 +219,7 @@ def _open_job(
         keep=config.sample.keep,
         best_of=config.sample.best_of,
         synonyms=config.evaluate.synonyms,
-        has_maps=description.has_map,
+        maps=description.has_map + config.sample.second_map,
         training=training,
     )
     promise = sample_claim.promise(
@@ -238,13 +242,8 @@ def _open_job(
         forms=for_mesh(mesh, config.fused_attention),
         sampling=sampler.Sampling(**settings.sampling(config)),
         seed=config.sample.seed,
-        batch_size=_batch_size(config, mesh),
+        batch_size=mesh.size if waits else config.sample.batch_size,
         min_area=config.sample.min_area,
+        second_map=config.sample.second_map,
     )
     return _Job(means, asked, promise, own_judge)
-
-
-def _batch_size(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> int:
-    # Somebody waits for the pair of a single prompt, so no batch is filled up for it.
-    waits = config.sample.prompt and config.sample.count <= 1
-    return mesh.size if waits else config.sample.batch_size

@@ -35,8 +35,9 @@ BATCH = 16
 RATE = 2e-3
 LATENT_NOISE = 0.05  # the largest deviation
 TEXTURE_WEIGHT = 1.0
-SORTED = 16  # pixels along each side of the windows in which responses are sorted
-FILTERS = 12  # random ones, besides those of edges
+TEXTURE_WINDOW = 64  # pixels along each side of the part whose texture counts: sorting takes time
+SORTED = 16  # pixels along each side of the squares in which responses are sorted
+FILTERS = 8  # random ones, besides those of edges
 
 
 def main() -> None:
@@ -75,7 +76,8 @@ def train(images: list[np.ndarray], *, started: float, minutes: float) -> dict:
         number += 1
         if number % 100 == 0:
             colour, texture = map(float, errors)
-            print(f'step {number}  {used:.1f} min  colour {colour:.4f}  texture {texture:.4f}')
+            line = f'step {number}  {used:.1f} min  colour {colour:.4f}  texture {texture:.4f}'
+            print(line, flush=True)
     return params
 
 
@@ -92,17 +94,23 @@ def windows(images: list[np.ndarray], generator: np.random.Generator) -> np.ndar
 def one_step(optimizer, params, state, batch, key, rate) -> tuple:
     """One step of Adam; returns the parameters, the state and (colour error, texture error)."""
     image = batch.astype(jnp.float32) / 127.5 - 1
-    strength_key, latent_key, texture_key = jax.random.split(key, 3)
+    strength_key, latent_key, texture_key, place_key = jax.random.split(key, 4)
     latents = pixels.encode(image)
     strength = LATENT_NOISE * jax.random.uniform(strength_key, (BATCH, 1, 1, 1))
     latents = latents + strength * jax.random.normal(latent_key, latents.shape)
     side = 2 * latents.shape[1]
     noise = jax.random.normal(texture_key, (BATCH, side, side, NOISE_CHANNELS))
 
+    top, left = jax.random.randint(place_key, (2,), 0, WINDOW - TEXTURE_WINDOW + 1)
+
+    def part(image):
+        sizes = (BATCH, TEXTURE_WINDOW, TEXTURE_WINDOW, 3)
+        return jax.lax.dynamic_slice(image, (0, top, left, 0), sizes)
+
     def loss(params):
         decoded = PixelDecoder().apply({'params': params}, latents, noise)
         colour = jnp.abs(decoded - image).mean()
-        texture = texture_error(decoded, image)
+        texture = texture_error(part(decoded), part(image))
         return colour + TEXTURE_WEIGHT * texture, (colour, texture)
 
     gradients, errors = jax.grad(loss, has_aux=True)(params)
@@ -112,12 +120,12 @@ def one_step(optimizer, params, state, batch, key, rate) -> tuple:
 
 
 def texture_error(decoded: jax.Array, image: jax.Array) -> jax.Array:
-    """Mean distance of the sorted filter responses of each window."""
+    """Mean distance of the sorted filter responses of each square."""
     return jnp.abs(sorted_responses(decoded) - sorted_responses(image)).mean()
 
 
 def sorted_responses(image: jax.Array) -> jax.Array:
-    """(B, h, w, 3) -> (windows and filters, SORTED^2), each row in ascending order."""
+    """(B, h, w, 3) -> (squares and filters, SORTED^2), each row in ascending order."""
     grey = image.mean(axis=-1, keepdims=True)
     layout = ('NHWC', 'HWIO', 'NHWC')
     found = jax.lax.conv_general_dilated(grey, bank(), (1, 1), 'SAME', dimension_numbers=layout)

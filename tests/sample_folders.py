@@ -26,7 +26,7 @@ def write(folder, categories, captions, *, images, ids, instances=None, **settin
     requests = {number: {'caption': caption} for number, caption in enumerate(captions)}
     has_maps = ids is not None
     own_judge = judge.judge_of(
-        categories.entries, keep='', best_of='', synonyms='', has_maps=has_maps
+        categories.entries, keep='', best_of='', synonyms='', maps=int(has_maps)
     )
     job = stores.Job(folder, facts, requests, [], has_maps, own_judge, {})
     store = stores.FolderStore(job)

@@ -74,6 +74,30 @@ def test_an_own_map_comes_with_its_caption(given, tmp_path):
     np.testing.assert_array_equal(found, ids)
 
 
+def test_a_second_map_is_the_one_that_the_image_gets(given, tmp_path):
+    """With refined maps, too, which are larger; the pairs themselves stay as they are."""
+    found = {}
+    for second in (False, True):
+        for refine in (False, True):
+            folder = f'{second}_{refine}'
+            given.sample.update(second_map=second, refine=refine, folder=folder)
+            one_device.sample(given, tmp_path)
+            lines = [*(tmp_path / folder / 'pairs_generated.jsonl').open()]
+            pairs = Pairs(tmp_path / folder, map_side=64)
+            found[second, refine] = [json.loads(line)['scores'] for line in lines], pairs
+    for refine in (False, True):
+        (alone, plain), (both, again) = found[False, refine], found[True, refine]
+        for number in range(5):
+            assert 'iou' not in alone[number]
+            # Random weights draw maps that have nothing to do with one another.
+            assert 0 <= both[number]['iou'] < both[number]['agreement'] < 0.6
+            assert both[number]['crumbs'] == alone[number]['crumbs']
+            np.testing.assert_array_equal(plain.ids(number), again.ids(number))
+    given.sample.update(second_map=False, folder='True_True')
+    with pytest.raises(ValueError, match=r'sample\.second_map: True there, False now'):
+        one_device.sample(given, tmp_path)
+
+
 def test_what_cannot_be_given_is_refused(given, config, tmp_path):
     given.sample.update(given='image', prompt='a red circle')
     with pytest.raises(
@@ -87,5 +111,8 @@ def test_what_cannot_be_given_is_refused(given, config, tmp_path):
         random_parameters(description), loader.empty_text(config.data.dir), description
     )
     weights_file.save(given.sample.weights, weights)
+    with pytest.raises(ValueError, match=r'a whole image is given; that needs weights trained'):
+        one_device.sample(given, tmp_path)
+    given.sample.update(given='nothing', second_map=True)
     with pytest.raises(ValueError, match=r'a whole image is given; that needs weights trained'):
         one_device.sample(given, tmp_path)

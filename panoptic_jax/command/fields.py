@@ -133,6 +133,7 @@ _SAMPLE = {
     'keep': kinds.text(empty=True),
     'best_of': kinds.text(empty=True),
     'drop_duplicates': kinds.truth(),
+    'second_map': kinds.truth(),
 }
 _OTHERS = {
     'evaluate.folder': kinds.path(empty=True),

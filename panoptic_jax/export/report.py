@@ -14,7 +14,6 @@ from etils import epath
 from panoptic_jax.data import categories as category_lists
 from panoptic_jax.data.example import Category
 from panoptic_jax.export import page_files
-from panoptic_jax.export.loss_curve import loss_curve
 from panoptic_jax.export.page_files import PageData
 from panoptic_jax.export.page_pair import PagePair
 from panoptic_jax.export.ruler import ruler
@@ -125,7 +124,7 @@ def write_report(
         data=data,
         facts=_facts(data, categories, heading),
         metrics=[(metric, _ruler_of(metric)) for metric in metrics],
-        curve=loss_curve(log_lines),
+        curve=_curve(log_lines),
     )
     # Titles and settings may hold halves of characters, which no file can.
     files.write_whole(page, text.encode(errors='replace'))
@@ -158,6 +157,15 @@ def _facts(data: PageData, categories: Sequence[Category], heading: Heading) -> 
         'categories': {entry.id: [entry.name, entry.is_thing] for entry in listed},
         'palette': ['#' + colour.tobytes().hex() for colour in category_lists.palette()],
     }
+
+
+def _curve(log_lines: Sequence[Mapping[str, Any]]) -> str:
+    if not log_lines:
+        return ''
+    # Matplotlib takes half a second, for which the page of a single prompt need not wait.
+    from panoptic_jax.export.loss_curve import loss_curve
+
+    return loss_curve(log_lines)
 
 
 def _ruler_of(metric: Metric) -> Any:

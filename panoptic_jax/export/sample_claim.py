@@ -103,13 +103,21 @@ def check_settings(folder: epath.Path, facts: Mapping[str, Any]) -> bool:
     promised = own_json.read(settings)
     # A list is the captions.json of a folder that no job of ours claimed.
     promised = promised if isinstance(promised, Mapping) else {}
-    # Version 0.4 had no decoders besides those of the model.
-    promised = {'decoder': '', **promised}
+    promised = _completed(promised)
     is_hashed = 'requests' in promised
     if old_samples.is_old(promised):
         promised = old_samples.renewed(promised, facts)
     refuse(folder, _differences(promised, facts, unsaid=('data',) if is_hashed else ()))
     return True
+
+
+def _completed(promised: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder of early version 0.4 promised, with the facts that came later."""
+    promised = {'decoder': '', **promised}
+    sample = promised.get('sample')
+    if isinstance(sample, Mapping):
+        promised['sample'] = {'second_map': False, **sample}
+    return promised
 
 
 def refuse(folder: epath.Path, differences: Sequence[str]) -> None:

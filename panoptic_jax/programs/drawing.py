@@ -15,10 +15,14 @@ from panoptic_jax.encoders.load import Encoders
 from panoptic_jax.machine import sharding
 from panoptic_jax.models.forms import Forms
 from panoptic_jax.programs import sampler, things
+from panoptic_jax.programs.conditions import Conditions
 from panoptic_jax.programs.description import Description
 from panoptic_jax.programs.keys import request_keys
 from panoptic_jax.programs.requested import Requested
-from panoptic_jax.programs.tasks import Task
+from panoptic_jax.programs.tasks import Role, Task
+
+_SECOND_MAP = 3  # after the streams' noise and the codes, see `programs/conditions.py`
+IMAGE_TO_MAP = Task(image=Role(given=True))
 
 
 class Means(NamedTuple):
@@ -36,6 +40,7 @@ class Means(NamedTuple):
       seed: The job's.
       batch_size: Pairs of a batch.
       min_area: The smallest segment of a map that was drawn.
+      second_map: Whether a second map is drawn for each finished image.
     """
 
     description: Description
@@ -49,6 +54,7 @@ class Means(NamedTuple):
     seed: int
     batch_size: int
     min_area: float
+    second_map: bool = False
 
 
 Draw = Callable[[Sequence[int]], sampler.Drawn]
@@ -67,6 +73,11 @@ def make_draw(means: Means, requested: Requested) -> Draw:
         keys = request_keys(means.seed, rows, padded)
         conditions = requested.conditions(rows, encoders.autoencoder.encode, encoders.text.encode)
         drawn = sampler_of(requested.kind_of(padded[0]).task)(text, keys, conditions)
+        if means.second_map:
+            # Noise of its own: from the same noise both maps would share their errors.
+            keys = jax.vmap(lambda key: jax.random.fold_in(key, _SECOND_MAP))(keys)
+            given = Conditions(image=drawn.latents)
+            drawn = drawn._replace(again=sampler_of(IMAGE_TO_MAP)(text, keys, given).ids)
         return jax.block_until_ready(drawn)
 
     return draw

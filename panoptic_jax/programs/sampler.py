@@ -34,12 +34,15 @@ class Drawn(NamedTuple):
       code_values: (B, kh, kw, instance_bits) the codes of instances as bits, unclipped, as
         `codes.read` takes them; None where no codes are drawn.
       bits: (B, kh, kw, 8) the categories as analog bits; None where maps are not refined.
+      again: (B, kh, kw) uint8 category ids of a second map, drawn for the finished image; None
+        where none is drawn.
     """
 
     latents: jax.Array
     ids: jax.Array | None
     code_values: jax.Array | None = None
     bits: jax.Array | None = None
+    again: jax.Array | None = None
 
 
 Sampler = Callable[..., Drawn]

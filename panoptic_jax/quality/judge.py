@@ -47,7 +47,7 @@ def judge_of(
     keep: str,
     best_of: str,
     synonyms: str,
-    has_maps: bool,
+    maps: int,
     training: Training | None = None,
 ) -> Judge:
     """The judge of a job.
@@ -57,7 +57,7 @@ def judge_of(
       keep: The setting sample.keep.
       best_of: The setting sample.best_of.
       synonyms: A user's file of words, see `words.read`; ''.
-      has_maps: Whether pairs have maps.
+      maps: How many maps a pair has: 0, 1, or 2 where one is drawn again for its image.
       training: See `Judge`.
 
     Raises:
@@ -68,8 +68,8 @@ def judge_of(
     measures = scores.measures_of(categories, is_scenes=is_scenes, synonyms=synonyms)
     lacking = scores.lacking_of(
         measures,
-        has_map=has_maps,
-        has_second_map=False,
+        has_map=maps > 0,
+        has_second_map=maps > 1,
         clip='a job has no CLIP, and evaluate.clip scores a finished folder',
     )
     return Judge(measures, selection.gate_of(keep, best_of, lacking), training)
@@ -79,6 +79,7 @@ def judged(
     judge: Judge,
     drawn: tuple[np.ndarray, np.ndarray | None, np.ndarray | None],
     captions: Sequence[str],
+    again: Any = None,
 ) -> list[Judged]:
     """Scores a batch.
 
@@ -87,6 +88,7 @@ def judged(
       drawn: Images (B, H, W, 3) uint8; category ids (B, h, w) uint8, None for a model without maps,
         whose pairs have no scores; numbers of things (B, h, w), None as in `scores.Pair`.
       captions: Those of the first rows, which are scored.
+      again: (B, kh, kw) uint8, second maps for the finished images; None where there are none.
     """
     images, ids, instances = drawn
     if ids is None:
@@ -95,13 +97,20 @@ def judged(
     for row, caption in enumerate(captions):
         own = None if instances is None else instances[row]
         pair = scores.Pair(images[row], ids[row], own, caption)
-        measured = scores.score(pair, judge.measures)
+        second = None if again is None else _of_size(np.asarray(again[row]), len(pair.category))
+        measured = scores.score(pair, judge.measures, again=second)
         found.append({name: value for name, value in measured.items() if value is not None})
     if judge.training is None:
         return [Judged(each) for each in found]
     own_looks = [looks.look(images[row], ids[row]) for row in range(len(captions))]
     nearest = folder.nearest_of(judge.training.search(np.stack(own_looks)), judge.training)
     return [Judged(*both) for both in zip(found, nearest, strict=True)]
+
+
+def _of_size(category: np.ndarray, side: int) -> np.ndarray:
+    # The pair's own map may have been enlarged to the size of its image.
+    factor = side // len(category)
+    return category.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def choice(

@@ -16,7 +16,7 @@ from panoptic_jax.machine import sharding
 from panoptic_jax.programs import state
 from panoptic_jax.programs.description import Description
 from panoptic_jax.programs.same_model import check_encoders
-from panoptic_jax.weights import initial, recovery, steps
+from panoptic_jax.weights import initial
 from panoptic_jax.weights.file import Weights, from_bytes, read
 
 _HASH_DIGITS = 12  # of a file's SHA-256, in the name of its weights
@@ -48,6 +48,9 @@ def from_checkpoint(workdir: str, *, ema: bool, which: str = 'newest') -> Restor
       FileNotFoundError, ValueError: there is no checkpoint, none is whole, its weights are not
         finite, or the training keeps no best one.
     """
+
+    # Orbax takes a third of a second to load, for which weights in a file need not wait.
+    from panoptic_jax.weights import recovery, steps
 
     def restore(step: steps.Step) -> Restored:
         initial.check_bit_order(step.meta, workdir)
@@ -103,7 +106,7 @@ def for_sampling(
     """
     imported = epath.Path(workdir) / 'weights.safetensors'
     wants_file = not weights_path and which == 'newest'
-    if wants_file and not steps.numbers(workdir):
+    if wants_file and not _has_checkpoints(workdir):
         weights_path = str(imported) if imported.exists() else fallback
         if weights_path and weights_path == fallback:
             logging.info('%s holds no weights yet, so those of %s are taken.', workdir, fallback)
@@ -121,3 +124,11 @@ def for_sampling(
     check_encoders(restored.description, open_manifest(data_dir), workdir)
     weights = Weights(restored.params, loader.empty_text(data_dir), restored.description)
     return weights, f'step {restored.step}'
+
+
+def _has_checkpoints(workdir: str) -> bool:
+    if not (epath.Path(workdir) / 'checkpoints').is_dir():
+        return False
+    from panoptic_jax.weights import steps
+
+    return bool(steps.numbers(workdir))

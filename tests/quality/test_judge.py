@@ -17,7 +17,7 @@ def fitted():
 
 
 def judge_of(near=None, **changed):
-    asked = {'keep': '', 'best_of': '', 'synonyms': '', 'has_maps': True}
+    asked = {'keep': '', 'best_of': '', 'synonyms': '', 'maps': 1}
     categories = Scenes(0, 1, 'train').categories
     return judge.judge_of(categories, training=near, **{**asked, **changed})
 
@@ -39,6 +39,23 @@ def test_scores_are_those_of_single_pairs(fitted):
         assert each.nearest is None
 
 
+def test_a_second_map_decides_the_agreement_whatever_its_size(fitted):
+    drawn, captions = batch(fitted, range(5))
+    again = drawn[1].copy()[:, ::2, ::2]
+    again[1] = np.roll(again[1], 9, axis=0)
+    own = judge_of(maps=2, keep='iou>0.9')
+    found = judge.judged(own, drawn, captions, again)
+    for number, each in enumerate(found):
+        pair = scores.Pair(*(array[number] for array in drawn), captions[number])
+        second = again[number].repeat(2, axis=0).repeat(2, axis=1)
+        expected = scores.score(pair, own.measures, again=second)
+        assert each.scores == {n: value for n, value in expected.items() if value is not None}
+    assert found[1].scores['iou'] < 0.8 < 0.9 < found[0].scores['iou']
+    assert [judge.choice(own, [each.scores], [None]).kept for each in found[:2]] == [0, None]
+    with pytest.raises(ValueError, match='no second map is drawn'):
+        judge_of(keep='iou>0.9')
+
+
 def test_filled_up_rows_are_not_scored(fitted):
     drawn, captions = batch(fitted, range(5))
     assert len(judge.judged(judge_of(), drawn, captions[:3])) == 3
@@ -46,10 +63,10 @@ def test_filled_up_rows_are_not_scored(fitted):
 
 def test_a_model_without_maps_has_no_scores(fitted):
     (images, *_), captions = batch(fitted, range(2))
-    own = judge_of(has_maps=False)
+    own = judge_of(maps=0)
     assert [each.scores for each in judge.judged(own, (images, None, None), captions)] == [{}, {}]
     with pytest.raises(ValueError, match='draws no maps'):
-        judge_of(has_maps=False, keep='crumbs<1')
+        judge_of(maps=0, keep='crumbs<1')
 
 
 def test_copies_of_training_images_are_dropped(fitted):
