@@ -24,7 +24,7 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
     """One data set for all four networks: 24,576 scenes, held-out ones beside them."""
     model = recipes.arguments(text, model=('joint', 'uvit', 'one_stream', 'two_stream'))['model']
     config = settings.default()
-    config.workdir = f'runs/scenes_{model}'
+    config.workdir = 'runs/scenes' if model == 'joint' else f'runs/scenes_{model}'
     config.data.dir = 'runs/data/many_scenes'
     recipes.use_scenes(config, train_images=24_576, validation_images=512)
     config.model.name = model

@@ -1,9 +1,14 @@
 """--mode=export: half precision, and the card of the weights as the Hub shows it."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import hub_server
 import huggingface_hub
 import ml_collections
 import numpy as np
@@ -14,6 +19,8 @@ from flax.traverse_util import flatten_dict
 from panoptic_jax import export_weights, pipeline
 from panoptic_jax.export import model_card
 from panoptic_jax.weights import file as weights_file
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -106,6 +113,33 @@ def test_python_of_the_card_draws(run, monkeypatch):
     exec(code, found)
     assert found['images'].shape == (1, 256, 256, 3)
     assert found['maps'].shape == (1, 64, 64)
+
+
+def test_weights_go_to_the_hub_and_come_back(run, tmp_path):
+    """By the commands of docs/WEIGHTS.md, against a stand-in."""
+    workdir, config = run
+    exported(workdir, config)
+    text = (ROOT / 'docs' / 'WEIGHTS.md').read_text()
+    commands = [line for line in text.splitlines() if line.startswith('hf upload ')]
+    assert len(commands) == 2
+    program = Path(sys.executable).with_name('hf')
+    with hub_server.serve() as (url, files):
+        own = {'HF_ENDPOINT': url, 'HF_TOKEN': 'hf_none', 'HF_HOME': str(tmp_path / 'cache')}
+        environment = os.environ | own
+        for command in commands:
+            words = command.replace('OWNER/NAME', 'someone/pairs').split()[1:]
+            words[2] = str(workdir / Path(words[2]).name)
+            subprocess.run([program, *words], check=True, env=environment, capture_output=True)
+        assert files['someone/pairs', 'README.md'] == (workdir / 'weights.md').read_bytes()
+        code = (
+            'from panoptic_jax.weights import file\n'
+            "weights = file.load('hf://someone/pairs/weights.safetensors')\n"
+            'print(weights.description.origin["step"])'
+        )
+        done = subprocess.run(
+            [sys.executable, '-c', code], env=environment, cwd=ROOT, capture_output=True, text=True
+        )
+    assert done.stdout == '12\n', done.stderr
 
 
 def test_weights_come_from_the_hub(run, monkeypatch):
