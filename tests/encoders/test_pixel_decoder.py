@@ -37,7 +37,9 @@ def test_an_image_does_not_depend_on_its_company():
     params = random_params()
     together = pixel_decoder.decode(params, latents)
     assert jnp.abs(together).max() <= 1
-    np.testing.assert_allclose(pixel_decoder.decode(params, latents[1:2]), together[1:2], atol=1e-5)
+    # Sums of another order differ by 5e-5; another picture would by 0.1.
+    alone = pixel_decoder.decode(params, latents[1:2])
+    np.testing.assert_allclose(alone, together[1:2], atol=1e-3)
 
 
 def test_the_shipped_decoder_draws_edges():
