@@ -4,7 +4,6 @@ import ast
 import re
 import runpy
 import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from ml_collections import config_flags
 from PIL import Image
 
 from panoptic_jax import config as settings
-from panoptic_jax import export_weights, main, pipeline
+from panoptic_jax import main, pipeline
 from panoptic_jax.command import config_files
 from panoptic_jax.logs import environment
 
