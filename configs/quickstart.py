@@ -5,7 +5,7 @@
 Argument: recipe=paper, the paper's one-stream model and streams in the place of the joint recipe
   (`docs/RECIPE.md` compares them): bash launch/quickstart.sh with the lines of that script, or
   python -m panoptic_jax.main --config=configs/quickstart.py:recipe=paper --workdir=runs/paper.
-Hardware and hours: five minutes on two CPU cores, three of them for training.
+Hardware and hours: four minutes on two CPU cores, half of them for training.
 Expected score: see `README.md`. With --config.steps=1600 after the script, pairs get better.
 """
 
