@@ -5,7 +5,7 @@ Each is measured in its steady state, with fresh weights; only the loader needs 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,8 +18,8 @@ from panoptic_jax import config as settings
 from panoptic_jax.data import geometry, loader
 from panoptic_jax.data.facts import TextFacts
 from panoptic_jax.data.manifest import check_manifest, open_manifest
-from panoptic_jax.encoders.load import autoencoder_facts
-from panoptic_jax.logs import clock
+from panoptic_jax.encoders.load import autoencoder_facts, load_autoencoder
+from panoptic_jax.logs import benchmark_table, clock
 from panoptic_jax.logs.timing import Effort, Timing, examples_per_second, time_calls
 from panoptic_jax.machine import chips, files, sharding
 from panoptic_jax.models import build
@@ -31,6 +31,7 @@ from panoptic_jax.programs.keys import pair_keys
 from panoptic_jax.programs.sampler import Sampling, check_batch, make_sampler
 from panoptic_jax.programs.train_step import Recipe
 from panoptic_jax.programs.training import RUNS_ONCE, abstract_batch, make_training
+from panoptic_jax.scoring import outside
 
 
 def benchmark(
@@ -53,6 +54,7 @@ def benchmark(
     Returns:
       The content of the file: `train_images_per_second`, `sample_images_per_second` and, None
       without prepared data, `loader_examples_per_second`, of all processes together;
+      `outside_seconds_per_pair`, of what a sampling job does besides drawing, None without data;
       `matmul_peak_flops`, measured on these devices in the same run, and the shares of it,
       `train_share_of_peak` and `sample_share_of_peak`; sizes, times and FLOPs beside them;
       `attention_error`, see `forms.attention_error`.
@@ -70,29 +72,22 @@ def benchmark(
     # Other jobs on the machine may have disturbed the first measurement of the peak.
     peak = peak_flops or max(peak, clock.measured_matmul_peak(jax.devices()))
     chip, processes = chips.known_chip(jax.devices()[0].device_kind), jax.process_count()
-    loader_rate = None
+    loader_rate = seconds_outside = None
     if prepared:
+        seconds_outside = _seconds_outside(config, description, effort, void_wins=void_wins)
         batches = open_batches(config)
         loader_rate = examples_per_second(batches, config.batch_size, seconds=effort.seconds)
         batches.close()
-    # No TPU has run our kernel yet, so every benchmark says how far it is from the plain form.
-    error = attention_error(
-        for_mesh(local_mesh).attention,
-        batch_size=local_mesh.size,
-        tokens=description.num_tokens,
-        size=description.model.hidden_size,
-        num_heads=description.model.num_heads,
-        dtype=compute_dtype(description.model.dtype, local_mesh),
-    )
     sample_batch, evaluations = config.sample.batch_size, config.sample.evaluations
     train_sizes = {'flops': train_flops, 'batch_size': config.batch_size, 'mesh': dict(mesh.shape)}
     sample_sizes = {'flops': sample_flops, 'batch_size': sample_batch, 'evaluations': evaluations}
     report = {
-        'attention_error': error,
+        'attention_error': _attention_error(description, local_mesh),
         'train_images_per_second': config.batch_size / train.seconds,
         # Each process draws batches of its own; a training batch is that of the whole job.
         'sample_images_per_second': processes * sample_batch / sample.seconds,
         'loader_examples_per_second': loader_rate,
+        'outside_seconds_per_pair': seconds_outside,
         'data': config.data.dir,
         'matmul_peak_flops': peak,
         'known_peak_flops': chip and chip.peak_flops * mesh.size,
@@ -106,40 +101,11 @@ def benchmark(
     }
     path = epath.Path(workdir) / 'benchmark.json'
     if not jax.process_index():
-        print(f'\n{measurement_table(report)}', flush=True)
+        print(f'\n{benchmark_table.lines_of(report)}', flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, report)
         logging.info('Wrote %s.', path)
     return report
-
-
-def measurement_table(report: Mapping[str, Any]) -> str:
-    """The lines for the terminal; `report` is what `benchmark` returns."""
-    # What plain products reach on these devices is a fairer yardstick than the maker's peak.
-    known, examples = report['known_peak_flops'], report['loader_examples_per_second']
-    peak = f'{report["matmul_peak_flops"] / 1e12:.2f} TFLOP/s measured'
-    rows = [
-        ('devices', f'{report["devices"]} {report["device_kind"]}'),
-        ('attention', f'{report["attention_error"]:.1e} deviations from the plain form'),
-        ('matrix products', peak + (f', {known / 1e12:.2f} by their maker' if known else '')),
-    ]
-    for name, unit in (('train', 'step'), ('sample', 'batch')):
-        part, rate = report[name], report[f'{name}_images_per_second']
-        share = f'{report[f"{name}_share_of_peak"]:.0%} of the measured peak'
-        if known:
-            factor = report['matmul_peak_flops'] / known
-            share += f', {factor * report[f"{name}_share_of_peak"]:.0%} of the known one'
-        times = f'{part["seconds"]:.3f} s, median of {part["repetitions"]}'
-        rows += [
-            (f'{name}, batch {part["batch_size"]}', f'{rate:.2f} images/s, {share}'),
-            (f'  a {unit}', f'{times}; compiled in {part["compile_seconds"]:.0f} s'),
-        ]
-    loaded = f'not measured: no prepared data in {report["data"]}'
-    if examples is not None:
-        ratio = examples / report['train_images_per_second']
-        loaded = f'{examples:,.0f} examples/s, {ratio:.1f} times what training takes'
-    lines = [f'{title:24} {text}' for title, text in [*rows, ('loader', loaded)]]
-    return '\n'.join(['== measured ==', *lines])
 
 
 def open_batches(config: ml_collections.ConfigDict) -> loader.TrainBatches:
@@ -248,3 +214,33 @@ def _measure_sampling(
     # Useful work only: a kernel that computes scores twice gets no credit for it.
     flops = build.matmul_flops(sampler(fused=False), params, *arguments)
     return time_calls(lambda: compiled(params, *arguments), effort, compile_seconds), flops
+
+
+def _attention_error(description: Description, mesh: jax.sharding.Mesh) -> float:
+    # No TPU has run our kernel yet, so every benchmark says how far it is from the plain form.
+    return attention_error(
+        for_mesh(mesh).attention,
+        batch_size=mesh.size,
+        tokens=description.num_tokens,
+        size=description.model.hidden_size,
+        num_heads=description.model.num_heads,
+        dtype=compute_dtype(description.model.dtype, mesh),
+    )
+
+
+def _seconds_outside(
+    config: ml_collections.ConfigDict, description: Description, effort: Effort, *, void_wins: bool
+) -> float:
+    """What a sampling job does with a pair besides drawing it."""
+    split = loader.Split(config.data.dir, 'train', config.data.cache)
+    records = [split[number] for number in range(min(len(split), config.sample.batch_size))]
+    weights = config.data.autoencoder_weights
+    call = outside.work_on(
+        records,
+        description,
+        decode=load_autoencoder(description.autoencoder.name, weights).decode,
+        void_wins=void_wins,
+        min_area=config.sample.min_area,
+        image_format=config.sample.image_format,
+    )
+    return time_calls(call, effort, compile_seconds=0.0).seconds / len(records)

@@ -12,6 +12,7 @@ import pytest
 from conftest import once, tiny_config
 
 from panoptic_jax import benchmark
+from panoptic_jax.logs import benchmark_table
 from panoptic_jax.logs.timing import Effort, examples_per_second
 
 PEAK = 1e12  # more than any CPU reaches
@@ -72,6 +73,14 @@ def test_a_step_costs_three_forward_passes(measured):
     assert report['train']['flops'] / config.batch_size == pytest.approx(3 * forward, rel=0.1)
 
 
+def test_what_a_job_does_outside_the_sampler_is_reported(measured):
+    outside = measured.report['outside_seconds_per_pair']
+    assert 1e-4 < outside < 5
+    (line,) = (line for line in measured.printed.splitlines() if line.startswith('outside'))
+    drawing = measured.report['sample']['seconds'] / measured.config.sample.batch_size
+    assert f'{outside / (outside + drawing):.0%} of a job' in line
+
+
 def test_loader_peak_and_attention_are_reported(measured):
     assert measured.report['loader_examples_per_second'] > 0
     assert measured.report['matmul_peak_flops'] == PEAK
@@ -84,7 +93,7 @@ def test_the_table_is_printed(measured):
 
 
 def test_the_table_names_the_peak_of_a_known_chip(measured):
-    table = benchmark.measurement_table(measured.report | {'known_peak_flops': 4 * PEAK})
+    table = benchmark_table.lines_of(measured.report | {'known_peak_flops': 4 * PEAK})
     assert '1.00 TFLOP/s measured, 4.00 by their maker' in table
 
 
