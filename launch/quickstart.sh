@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # From a clone to pages of generated pairs: prepares the embedded scenes, draws with the weights that
-# the package brings, then trains a small model, samples and evaluates it. Started again, it goes on where it was interrupted. Every mode gets the
-# arguments of the script: bash launch/quickstart.sh --config.steps=900 trains on after a first run,
-# and draws the pairs of its page anew.
+# the package brings, then trains a small model, samples and evaluates it. Started again, it goes on
+# where it was interrupted. Every mode gets the arguments of the script:
+# bash launch/quickstart.sh --config.steps=900 trains on after a first run, and draws the pairs of its
+# page anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/venv.sh

@@ -102,8 +102,9 @@ def default() -> ml_collections.ConfigDict:
     config.betas = (0.9, 0.9)  # AdamW's: decay of the means of gradients and of their squares
     config.ema_decay = 0.9999  # reached gradually: min(ema_decay, (1 + step) / (10 + step))
     config.text_dropout = 0.1  # probability that a caption is replaced by the empty one
-    # Where to start from, as sample.weights: the weights of a whole model or of its image stream.
-    config.init_weights = ''
+    config.init_weights = (
+        ''  # like sample.weights: a whole model to start from, or its image stream
+    )
     config.init_partial = False  # True: keep what fits of init_weights, start the rest afresh
 
     config.log_every = 100  # a line of metrics and a point in TensorBoard
@@ -193,7 +194,8 @@ def default() -> ml_collections.ConfigDict:
 def paths(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """The settings that may be paths in a bucket; '' where one is not set."""
     data = config.data
-    return data.dir, data.root, config.init_weights, config.sample.weights, config.evaluate.folder
+    weights = config.init_weights, config.sample.weights, config.sample.fallback
+    return data.dir, data.root, *weights, config.evaluate.folder
 
 
 def with_home(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
