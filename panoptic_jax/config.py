@@ -102,9 +102,7 @@ def default() -> ml_collections.ConfigDict:
     config.betas = (0.9, 0.9)  # AdamW's: decay of the means of gradients and of their squares
     config.ema_decay = 0.9999  # reached gradually: min(ema_decay, (1 + step) / (10 + step))
     config.text_dropout = 0.1  # probability that a caption is replaced by the empty one
-    config.init_weights = (
-        ''  # like sample.weights: a whole model to start from, or its image stream
-    )
+    config.init_weights = ''  # as sample.weights: a model to start from, or its image stream
     config.init_partial = False  # True: keep what fits of init_weights, start the rest afresh
 
     config.log_every = 100  # a line of metrics and a point in TensorBoard
