@@ -47,7 +47,7 @@ def picture(folder, name):
 GOOD = [
     {'caption': 'a red ball', 'id': 'plain'},
     {'caption': 'a red ball', 'id': 'strong', 'guidance': 40.0},
-    {'caption': 'a red ball', 'id': 'not blue', 'negative': 'a blue ring'},
+    {'caption': 'a red ball', 'id': 'not blue', 'negative': 'a blue ring', 'guidance': 40.0},
     {'caption': 'a red ball', 'id': 'mapped', 'map': 'map.png'},
     {'caption': 'a red ball', 'id': 'photo', 'image': 'photo.png'},
     {'caption': 'a red ball', 'id': 'half', 'image': 'photo.png', 'known': 'half.png'},
@@ -130,8 +130,9 @@ def test_lines_give_pictures_and_wrong_ones_stop_no_other(joint, tmp_path):
     assert np.abs(picture(tmp_path / 'settings', 'strong') - plain['strong']).max() <= 1
     joint.sample.update(folder='without', guidance=1.0)
     one_device.sample(joint, tmp_path)
-    for name in ('strong', 'not blue'):
-        assert np.abs(picture(tmp_path / 'without', name) - plain[name]).max() > 1
+    # Random weights hear little of a text, so only a strong guidance shows a negative one.
+    for name, other in (('strong', 'without'), ('not blue', 'settings')):
+        assert np.abs(picture(tmp_path / other, name) - plain[name]).max() > 1
 
 
 def test_what_a_model_cannot_serve_is_said_of_each_line(config, tmp_path):
