@@ -4,6 +4,7 @@ Also the project's other files for people and services: change log, citation, ho
 """
 
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -12,8 +13,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
@@ -100,6 +103,24 @@ def test_the_installed_command_runs_a_config_by_its_name(command, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'scenes' / 'manifest.json').exists()
+
+
+def test_the_installed_command_draws_at_once_with_the_weights_of_the_package(command, tmp_path):
+    """No data, no training, no download."""
+    caption = 'a red circle on sand under a night sky'
+    done = command('--config=quickstart', '--mode=sample', f'--config.sample.prompt={caption}')
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / 'runs' / 'quickstart' / 'samples'
+    image = folder / 'generated' / '00000000.png'
+    assert f'The pair is {image.relative_to(tmp_path)}' in done.stderr
+    pixels = np.asarray(Image.open(image)).astype(int)
+    night, sand = pixels[:20].mean(axis=(0, 1)), pixels[-20:].mean(axis=(0, 1))
+    assert night.max() < 110
+    assert sand[0] > sand[2] + 50  # yellow
+    (annotation,) = json.loads((folder / 'annotations' / 'panoptic_generated.json').read_text())[
+        'annotations'
+    ]
+    assert {93, 97} <= {segment['category_id'] for segment in annotation['segments_info']}
 
 
 def test_mistakes_on_the_installed_command_line_are_one_sentence(command):
