@@ -14,7 +14,7 @@ Arguments: size=S (or S-deep, M, L, H), patch_factor=2 (or 1, 4), instances=1 (0
 Data: the same as for `configs/one_stream.py`, prepared by --mode=prepare with either config.
 Hardware and hours: never run at this scale. Computed from 89 GFLOP a training image (S), 256 M
   images and 40 % of the bfloat16 peak: 2.0 hours on 8 H100, 5.0 hours on 16 TPU v5e; the compiler
-  predicts 24 % on TPU v5e (`docs/PERFORMANCE.md`).
+  predicts 21 % on TPU v5e (`docs/PERFORMANCE.md`).
 Expected score: not known at this scale. On the embedded scenes the same recipe is the quickstart's.
 """
 
