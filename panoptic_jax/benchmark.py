@@ -18,7 +18,7 @@ from panoptic_jax import config as settings
 from panoptic_jax.data import geometry, loader
 from panoptic_jax.data.facts import TextFacts
 from panoptic_jax.data.manifest import check_manifest, open_manifest
-from panoptic_jax.encoders.load import autoencoder_facts, load_autoencoder
+from panoptic_jax.encoders.load import autoencoder_facts
 from panoptic_jax.logs import benchmark_table, clock
 from panoptic_jax.logs.timing import Effort, Timing, examples_per_second, time_calls
 from panoptic_jax.machine import chips, files, sharding
@@ -230,17 +230,20 @@ def _attention_error(description: Description, mesh: jax.sharding.Mesh) -> float
 
 def _seconds_outside(
     config: ml_collections.ConfigDict, description: Description, effort: Effort, *, void_wins: bool
-) -> float:
-    """What a sampling job does with a pair besides drawing it."""
+) -> float | None:
+    """What a sampling job does with a pair besides drawing it; None without the autoencoder."""
     split = loader.Split(config.data.dir, 'train', config.data.cache)
     records = [split[number] for number in range(min(len(split), config.sample.batch_size))]
-    weights = config.data.autoencoder_weights
-    call = outside.work_on(
-        records,
-        description,
-        decode=load_autoencoder(description.autoencoder.name, weights).decode,
-        void_wins=void_wins,
-        min_area=config.sample.min_area,
-        image_format=config.sample.image_format,
-    )
+    try:
+        call = outside.work_on(
+            records,
+            description,
+            autoencoder_weights=config.data.autoencoder_weights,
+            void_wins=void_wins,
+            min_area=config.sample.min_area,
+            image_format=config.sample.image_format,
+        )
+    except FileNotFoundError as error:
+        logging.info('What a job does outside of the sampler is not measured: %s', error)
+        return None
     return time_calls(call, effort, compile_seconds=0.0).seconds / len(records)

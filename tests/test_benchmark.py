@@ -107,6 +107,15 @@ def test_a_benchmark_needs_no_data(config, tmp_path, capsys):
     assert f'no prepared data in {tmp_path / "none"}' in capsys.readouterr().out
 
 
+def test_a_benchmark_needs_no_autoencoder(config, tmp_path, caplog):
+    config.data.autoencoder_weights = str(tmp_path / 'none')
+    with caplog.at_level('INFO', logger='absl'):
+        report = measure(config, tmp_path / 'run')
+    assert report['outside_seconds_per_pair'] is None
+    assert report['loader_examples_per_second'] > 0
+    assert 'outside of the sampler is not measured: data.autoencoder_weights' in caplog.text
+
+
 def test_data_of_other_settings_are_refused(config, tmp_path):
     config.data.text_tokens = 7
     with pytest.raises(ValueError, match='do not fit the config'):

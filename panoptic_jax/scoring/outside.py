@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from panoptic_jax.data import geometry
+from panoptic_jax.encoders.load import load_autoencoder
 from panoptic_jax.export import pair_files
 from panoptic_jax.programs import things
 from panoptic_jax.programs.description import Description
@@ -20,7 +21,7 @@ def work_on(
     records: Sequence[Mapping[str, Any]],
     description: Description,
     *,
-    decode: Callable[[np.ndarray], np.ndarray],
+    autoencoder_weights: str,
     void_wins: bool,
     min_area: float,
     image_format: str,
@@ -32,11 +33,15 @@ def work_on(
     Args:
       records: Those of a `loader.Split`.
       description: The model.
-      decode: The autoencoder's, see `load.Autoencoder`.
+      autoencoder_weights: The path in `config.data.autoencoder_weights`.
       void_wins: How the data's maps are pooled.
       min_area: The smallest segment, see `things.of_drawn`.
       image_format: The format of the images, 'png' for example.
+
+    Raises:
+      FileNotFoundError: there are no such weights.
     """
+    decode = load_autoencoder(description.autoencoder.name, autoencoder_weights).decode
     categories, ids = description.categories, None
     latents = np.stack([geometry.true_latents(record) for record in records])
     captions = [record['captions'][0] for record in records]
