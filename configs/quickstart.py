@@ -39,8 +39,6 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
         config.model.update(hidden_size=192, depth=2, num_heads=3)
     else:
         config.steps = 480
-        recipes.use_joint(config, size='', instances=False)
-        config.image.clip = True  # 'pixels' has latents from -1 to 1
-        config.model.update(hidden_size=128, depth=4, num_heads=4)
+        recipes.use_small_joint(config, instances=False)
     config.lock()
     return config

@@ -39,9 +39,7 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
     config.checkpoint_every = 200
     if model == 'joint':
         config.steps = 6000
-        recipes.use_joint(config, size='', instances=True)
-        config.model.update(hidden_size=128, depth=4, num_heads=4)
-        config.image.clip = True  # 'pixels' has latents from -1 to 1
+        recipes.use_small_joint(config, instances=True)
         config.times.update(clean_image=0.2, clean_map=0.15)
     else:
         config.steps = 4000

@@ -120,6 +120,13 @@ def use_joint(config: ml_collections.ConfigDict, size: str, *, instances: bool) 
     config.sample.solver = '2M'
 
 
+def use_small_joint(config: ml_collections.ConfigDict, *, instances: bool) -> None:
+    """The joint recipe for the latents of `use_scenes`, at the size of the package's weights."""
+    use_joint(config, size='', instances=instances)
+    config.model.update(hidden_size=128, depth=4, num_heads=4)
+    config.image.clip = True  # 'pixels' has latents from -1 to 1
+
+
 def arguments(text: str, **defaults: Any) -> dict[str, Any]:
     """Reads a config's own arguments, as in `--config=configs/two_stream.py:patch_factor=4`.
 

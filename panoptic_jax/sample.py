@@ -85,7 +85,8 @@ def sample(
         sample_claim.write_rejected(folder, job.requested.rejected)
         if not (folder / 'report.html').exists():
             _write_page(job, store, log)
-    sample_report.report(store, *job.requested[:2], was_finished=bool(is_finished))
+    asked = job.requested
+    sample_report.report(store, asked.requests, asked.rejected, was_finished=bool(is_finished))
 
 
 class _Job(NamedTuple):

@@ -75,7 +75,6 @@ def text(
         file=weights.file,
         arguments=_arguments(weights.file, recorded),
         caption=caption,
-        config='CONFIG',
         model=_model(weights),
         training=_training(workdir, weights.step, recorded),
         changed=_changed(recorded, defaults),

@@ -107,8 +107,10 @@ def for_sampling(
     imported = epath.Path(workdir) / 'weights.safetensors'
     wants_file = not weights_path and which == 'newest'
     if wants_file and not _has_checkpoints(workdir):
-        weights_path = str(imported) if imported.exists() else fallback
-        if weights_path and weights_path == fallback:
+        if imported.exists():
+            weights_path = str(imported)
+        elif fallback:
+            weights_path = fallback
             logging.info('%s holds no weights yet, so those of %s are taken.', workdir, fallback)
     if weights_path:
         if which != 'newest':
