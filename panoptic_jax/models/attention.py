@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from panoptic_jax.models.attention_in_parts import mix, packed, unpacked
 
+_CUDNN_CHANNELS = 128  # of a head; from Hopper on twice as many
+
 
 def einsum_attention(qkv: jax.Array, num_heads: int) -> jax.Array:
     """Plain softmax attention; the softmax and its sum are float32.
@@ -79,10 +81,28 @@ def _saved_backward(num_heads, saved, gradient):
 saved_attention.defvjp(_saved_forward, _saved_backward)
 
 
+def cudnn_takes(dtype: jnp.dtype, channels: int) -> bool:
+    """Whether cuDNN has kernels for this type and so many channels of a head, on any NVIDIA GPU."""
+    return dtype != jnp.float32 and channels % 8 == 0 and channels <= _CUDNN_CHANNELS
+
+
 def cudnn_attention(qkv: jax.Array, num_heads: int) -> jax.Array:
-    """The same by cuDNN's fused kernels, in bfloat16 or float16 on an NVIDIA GPU."""
+    """The same by cuDNN's fused kernels, where `cudnn_takes` the arrays, on an NVIDIA GPU."""
     batch, count, size = qkv.shape
     heads = qkv.reshape(batch, count, 3, num_heads, -1)  # (B, T, 3, heads, C / heads)
+    lengths = None
+    # JAX has no gradient of cuDNN's attention for an odd number of tokens, so that one more, which
+    # is told to be beyond the end, is put behind them.
+    if count % 2:
+        heads = jnp.pad(heads, [(0, 0), (0, 1), (0, 0), (0, 0), (0, 0)])
+        lengths = jnp.full(batch, count, jnp.int32)
     query, key, value = jnp.moveaxis(heads, 2, 0)
-    mixed = jax.nn.dot_product_attention(query, key, value, implementation='cudnn')
-    return mixed.reshape(batch, count, size // 3)
+    mixed = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation='cudnn',
+    )
+    return mixed[:, :count].reshape(batch, count, size // 3)

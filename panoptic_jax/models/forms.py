@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from panoptic_jax.models.attention import cudnn_attention, einsum_attention, saved_attention
+from panoptic_jax.models.attention import (
+    cudnn_attention,
+    cudnn_takes,
+    einsum_attention,
+    saved_attention,
+)
 from panoptic_jax.models.attention_in_parts import attention_in_parts
 from panoptic_jax.models.attention_kernel import kernel_attention, kernel_takes
 
@@ -77,8 +82,7 @@ def attention_form(qkv: jax.Array, num_heads: int, *, platform: str, num_devices
       num_devices: Devices over which B is split.
     """
     batch, tokens, size = qkv.shape
-    # cuDNN has no kernels for float32.
-    if platform == 'gpu' and qkv.dtype != jnp.float32:
+    if platform == 'gpu' and cudnn_takes(qkv.dtype, size // 3 // num_heads):
         return cudnn_attention
     shared_evenly = batch % num_devices == 0
     if platform == 'tpu' and shared_evenly and kernel_takes(tokens, size // 3, num_heads):
@@ -130,7 +134,7 @@ def attention_error(
     qkv = jax.random.normal(qkv_key, (batch_size, tokens, 3 * size), dtype)  # (B, T, 3C)
     gradient = jax.random.normal(gradient_key, (batch_size, tokens, size), dtype)
 
-    def value_and_gradient(form):
+    def value_and_gradient(form, qkv, gradient):
         value, pull_back = jax.vjp(lambda x: form(x, num_heads), qkv)
         (of_qkv,) = pull_back(gradient)
         return value.astype(jnp.float32), of_qkv.astype(jnp.float32)
@@ -139,12 +143,14 @@ def attention_error(
     def deviations(array, plain):
         return jnp.abs(array - plain).max() / plain.std()
 
+    # The arrays are arguments: a compiler computes with constants itself, a GPU's for minutes.
     @jax.jit
-    def worst():
-        ours, plain = value_and_gradient(attention), value_and_gradient(einsum_attention)
+    def worst(qkv, gradient):
+        ours = value_and_gradient(attention, qkv, gradient)
+        plain = value_and_gradient(einsum_attention, qkv, gradient)
         return jnp.stack(jax.tree.map(deviations, ours, plain)).max()
 
-    return float(worst())
+    return float(worst(qkv, gradient))
 
 
 @jax.custom_vjp

@@ -139,20 +139,60 @@ def test_each_platform_gets_its_form():
         np.testing.assert_allclose(jnp.float32(found), jnp.float32(plain), atol=2e-2)
 
 
-def test_cudnn_attention_lowers_to_its_kernels(monkeypatch):
+@pytest.fixture
+def cudnn(monkeypatch):
+    """Lets JAX lower for a GPU that is not there."""
+    fused = 'jax._src.cudnn.fused_attention_stablehlo'
+    monkeypatch.setattr(f'{fused}.check_cudnn_version', lambda: 91000)
+    monkeypatch.setattr(f'{fused}.check_compute_capability', lambda capability: False)  # an A100
+
+
+# Odd numbers of tokens, too: a caption of any length, an image of any size.
+@pytest.mark.parametrize(('tokens', 'heads'), [(590, 8), (335, 8), (89, 4), (153, 32)])
+@pytest.mark.usefixtures('cudnn')
+def test_cudnn_attention_lowers_to_its_kernels(tokens, heads):
     """Where there is no GPU, the program for one names cuDNN's kernels, forwards and backwards."""
-    monkeypatch.setattr(
-        'jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version', lambda: 91000
-    )
-    monkeypatch.setattr(
-        'jax._src.cudnn.fused_attention_stablehlo.check_compute_capability', lambda capability: True
-    )
 
     def value_and_gradient(qkv):
-        mixed, pull_back = jax.vjp(lambda x: attention.cudnn_attention(x, 8), qkv)
+        mixed, pull_back = jax.vjp(lambda x: attention.cudnn_attention(x, heads), qkv)
         return mixed, pull_back(mixed)
 
-    shape = jax.ShapeDtypeStruct((4, 590, 1536), jnp.bfloat16)
-    text = jax.jit(value_and_gradient).trace(shape).lower(lowering_platforms=('cuda',)).as_text()
+    shape = jax.ShapeDtypeStruct((4, tokens, 1536), jnp.bfloat16)
+    assert attention.cudnn_takes(shape.dtype, 512 // heads)
+    lowered = jax.jit(value_and_gradient).trace(shape).lower(lowering_platforms=('cuda',))
+    mixed, (back,) = lowered.out_info
+    assert mixed.shape == (4, tokens, 512)
+    assert back.shape == shape.shape
+    text = lowered.as_text()
     assert '__cudnn$fmhaSoftmax' in text
     assert '__cudnn$fmhaSoftmaxBackward' in text
+
+
+@pytest.mark.parametrize('size', [36, 288])
+@pytest.mark.usefixtures('cudnn')
+def test_heads_that_cudnn_does_not_take_get_the_plain_form(size):
+    """JAX refuses heads of 36 channels, and of 288; a network may have them all the same."""
+    qkv = jnp.bfloat16(packed(2, 10, 2 * size)[0])
+    with pytest.raises(NotImplementedError, match='head dim'):
+        jax.jit(functools.partial(attention.cudnn_attention, num_heads=2)).trace(qkv)
+    mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+    on_gpu = forms.for_mesh(mesh, platform='gpu').attention
+    found, plain = on_gpu(qkv, 2), attention.einsum_attention(qkv, 2)
+    np.testing.assert_array_equal(jnp.float32(found), jnp.float32(plain))
+
+
+@pytest.mark.parametrize('count', [8, 9])
+def test_a_token_beyond_the_end_changes_nothing(count, monkeypatch):
+    """What cuDNN gets, computed by JAX's own form of the same function: values and gradients."""
+    qkv, gradient = (jnp.float32(array) for array in packed(2, count, 24))
+    attend = jax.nn.dot_product_attention
+
+    def by_xla(*arrays, implementation, **lengths):
+        assert arrays[0].shape[1] % 2 == 0
+        return attend(*arrays, implementation='xla', **lengths)
+
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', by_xla)
+    found, pull_back = jax.vjp(lambda x: attention.cudnn_attention(x, 3), qkv)
+    expected, expected_back = jax.vjp(lambda x: attention.einsum_attention(x, 3), qkv)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(pull_back(gradient)[0], expected_back(gradient)[0], atol=1e-5)
