@@ -22,7 +22,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from PIL import Image
 
-from panoptic_jax.data import geometry, loader
+from panoptic_jax.data import geometry, loader, scene_oracle
 from panoptic_jax.data.manifest import open_manifest
 from panoptic_jax.data.scenes import Scenes
 from panoptic_jax.encoders import clip, clip_tokens, inception
@@ -501,6 +501,32 @@ def test_a_folder_without_maps_and_networks_cannot_be_scored(unmapped, tmp_path)
     )
     with pytest.raises(ValueError, match=expected):
         one_device.evaluate(unmapped, tmp_path)
+
+
+def test_images_of_scenes_are_read_without_maps(unmapped, tmp_path):
+    """What a model of the image alone draws, say: its images had no score at all."""
+    folder = Path(unmapped.evaluate.folder)
+    examples = [Scenes(1, 4, 'validation')[number] for number in range(4)]
+    shutil.rmtree(folder / 'images')
+    (folder / 'images').mkdir()
+    captions = []
+    for number, example in enumerate(examples):
+        Image.fromarray(example.image).save(folder / 'images' / f'{number}.png')
+        caption = examples[number // 2 * 2].captions[0]  # that of another scene for every second
+        captions.append({'file_name': f'{number}.png', 'caption': caption})
+    (folder / 'captions.json').write_text(json.dumps(captions))
+    one_device.evaluate(unmapped, tmp_path / 'run')
+    (written,) = (tmp_path / 'run').glob('metrics_*.json')
+    metrics = metrics_of(tmp_path / 'run', written.name)
+    for name in ('colour_recall_image', 'shape_recall_image', 'stuff_recall_image'):
+        own = [
+            scene_oracle.score_image(example.image, caption['caption'])[name]
+            for example, caption in zip(examples, captions, strict=True)
+        ]
+        assert 0 < np.mean(own) < 1
+        assert metrics[name]['value'] == pytest.approx(np.mean(own))
+        assert metrics[f'{name}/floor']['value'] < metrics[f'{name}/ceiling']['value']
+    assert not {'thing_recall_map', 'image_map_agreement', 'pair_PQ', 'MCD'} & set(metrics)
 
 
 def test_missing_networks_are_named(unmapped, tmp_path):

@@ -143,23 +143,44 @@ def score(
     return {name: _mean(pair[name] for pair in scores) for name in scores[0]}
 
 
-def score_pair(image: np.ndarray, category: np.ndarray, caption: str) -> dict[str, float]:
-    """The scores of `score` for one pair."""
+def score_images(images: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, float]:
+    """The mean scores of `score` that take no map, for images that were drawn without one.
+
+    Args:
+      images: (256, 256, 3) uint8 each; at least one.
+      captions: One scene caption for each image.
+    """
+    scores = [score_image(*each) for each in zip(images, captions, strict=True)]
+    return {name: _mean(image[name] for image in scores) for name in scores[0]}
+
+
+def score_image(image: np.ndarray, caption: str) -> dict[str, float]:
+    """The scores of `score_images` for one image."""
     things, *stuff = scene_words.parse(caption)
-    categories = [number for number, _ in things]
     colours = [COLOUR_CODES[colour] for _, colour in things]
     in_image = read_image(image)
-    in_map = read_map(category)
     # Two colours that meet can mix to a third along their border, in a line one cell thin.
     shown = {c: _count_areas(_thick(in_image == c), MIN_THING_CELLS) for c in set(colours)}
     found = [colours[:n].count(colour) < shown[colour] for n, colour in enumerate(colours)]
     return {
-        'thing_recall_map': _mean(_has_area(in_map == c, MIN_THING_CELLS) for c in categories),
         'colour_recall_image': _mean(found),
         'shape_recall_image': _shape_recall(image, things),
-        'stuff_recall_map': _mean(_has_area(in_map == kind, MIN_STUFF_CELLS) for kind in stuff),
         'stuff_recall_image': _mean(_has_area(in_image == kind, MIN_STUFF_CELLS) for kind in stuff),
-        'image_map_agreement': _agreement(in_image, in_map, colours),
+    }
+
+
+def score_pair(image: np.ndarray, category: np.ndarray, caption: str) -> dict[str, float]:
+    """The scores of `score` for one pair."""
+    things, *stuff = scene_words.parse(caption)
+    in_map = read_map(category)
+    of_image = score_image(image, caption)
+    return {
+        'thing_recall_map': _mean(_has_area(in_map == n, MIN_THING_CELLS) for n, _ in things),
+        'colour_recall_image': of_image['colour_recall_image'],
+        'shape_recall_image': of_image['shape_recall_image'],
+        'stuff_recall_map': _mean(_has_area(in_map == kind, MIN_STUFF_CELLS) for kind in stuff),
+        'stuff_recall_image': of_image['stuff_recall_image'],
+        'image_map_agreement': agreement(image, category, caption),
     }
 
 

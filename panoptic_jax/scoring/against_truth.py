@@ -46,11 +46,11 @@ def _repeats(folder: Folder, truth: Truth) -> bool:
 
 
 def _are_scenes(folder: Folder, truth: Truth) -> bool:
-    """Whether the data are scenes and the pairs have maps and captions, which the oracle reads."""
+    """Whether the data are scenes and the pairs have captions, which the oracle reads."""
     is_scenes = scene_scores.are_scenes(truth.manifest)
     # Others' pairs may come without captions, and then the oracle has nothing to check.
     captioned = all('caption' in entry for entry in folder.entries)
-    return is_scenes and folder.pairs.has_maps and captioned
+    return is_scenes and captioned
 
 
 def _lacking(folder: Folder, truth: Truth) -> str:

@@ -49,10 +49,11 @@ def score_scenes(
 ) -> list[Score]:
     """The scene oracle's scores of the first generated pairs, with ceiling and floor of true pairs.
 
-    Prompts that are no scene's caption cannot be read and are left out.
+    Prompts that are no scene's caption cannot be read and are left out. Where the pairs have no
+    maps, the image's scores are left.
 
     Args:
-      pairs: Generated pairs with maps.
+      pairs: Generated pairs.
       captions: A caption for each pair.
       split: True images.
       manifest: The split's data.
@@ -65,17 +66,22 @@ def score_scenes(
     if not readable:
         logging.info('No prompt is in the words of scenes, so the scene scores are left out.')
         return []
-    # Others' pairs may have any size.
-    segments = [*map(_fit_to_scenes, ahead.in_order(pairs.segments, readable))]
-    maps = [category for category, _ in segments]
     images = [*map(square, ahead.in_order(pairs.image, readable))]
     own_captions = [captions[number] for number in readable]
-    values = scene_oracle.score(images, maps, own_captions)
+    segments: list[Segments] = []
+    side = geometry.STORED_MAP_SIDE
+    if pairs.pairs.has_maps:
+        # Others' pairs may have any size.
+        segments = [*map(_fit_to_scenes, ahead.in_order(pairs.segments, readable))]
+        maps = [category for category, _ in segments]
+        side = len(maps[0])
+        values = scene_oracle.score(images, maps, own_captions)
+    else:
+        values = scene_oracle.score_images(images, own_captions)
 
     # The yardsticks see what a perfect model could give: the true latents, decoded.
     records = [split[index] for index in range(min(len(split), _ORACLE_IMAGES))]
     decoded = autoencoder.decode(np.stack([geometry.true_latents(r) for r in records]))
-    side = maps[0].shape[0]
     true_segments = [geometry.true_segments(r, side, manifest.void_wins) for r in records]
     true_maps = [category for category, _ in true_segments]
     first_captions = [record['captions'][0] for record in records]
@@ -91,6 +97,8 @@ def score_scenes(
             detail=f'higher is better, n = {len(readable)}',
         )
         scores.append(Score(metric, len(readable), len(records)))
+    if not segments:
+        return scores
     shown, drawn = _cells(decoded, true_segments, first_captions)
     marks = {
         'floor': tally(shown, [*drawn[1:], drawn[0]], len(drawn), thing_ids=_THING_IDS),
