@@ -17,11 +17,9 @@ from panoptic_jax.data import scene_shape_oracle, scene_words
 
 GRID = 32  # cells along each side of a reading
 _SHAPE_GRID = 64
-# Connected cells that count as a visible thing: 512 px of the image. Each thing of a scene shows
-# over 1000 px.
+# Connected cells that count as a visible thing: 512 px of the image. Each thing shows over 1000 px.
 MIN_THING_CELLS = 8
-# Connected cells that count as visible stuff: 4096 px of the image. Each kind of stuff shows over
-# 8000 px.
+# Connected cells that count as visible stuff: 4096 px of the image. Each kind shows over 8000 px.
 MIN_STUFF_CELLS = 64
 
 # {colour's name: reading of an image cell in this colour of a thing}. Stuff cells read as their
@@ -138,24 +136,17 @@ def score(
             f'{len(images)} images, {len(maps)} maps and {len(captions)} captions to score; '
             'one of each is needed for every pair, and at least one pair'
         )
-    pairs = zip(images, maps, captions, strict=True)
-    scores = [score_pair(image, category, caption) for image, category, caption in pairs]
-    return {name: _mean(pair[name] for pair in scores) for name in scores[0]}
+    return means_of(map(score_pair, images, maps, captions))
 
 
-def score_images(images: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, float]:
-    """The mean scores of `score` that take no map, for images that were drawn without one.
-
-    Args:
-      images: (256, 256, 3) uint8 each; at least one.
-      captions: One scene caption for each image.
-    """
-    scores = [score_image(*each) for each in zip(images, captions, strict=True)]
-    return {name: _mean(image[name] for image in scores) for name in scores[0]}
+def means_of(scores: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The means of what `score_image` or `score_pair` gave, for at least one of them."""
+    each = list(scores)
+    return {name: _mean(own[name] for own in each) for name in each[0]}
 
 
 def score_image(image: np.ndarray, caption: str) -> dict[str, float]:
-    """The scores of `score_images` for one image."""
+    """The scores of `score` that take no map, for one image."""
     things, *stuff = scene_words.parse(caption)
     colours = [COLOUR_CODES[colour] for _, colour in things]
     in_image = read_image(image)
@@ -173,13 +164,10 @@ def score_pair(image: np.ndarray, category: np.ndarray, caption: str) -> dict[st
     """The scores of `score` for one pair."""
     things, *stuff = scene_words.parse(caption)
     in_map = read_map(category)
-    of_image = score_image(image, caption)
     return {
         'thing_recall_map': _mean(_has_area(in_map == n, MIN_THING_CELLS) for n, _ in things),
-        'colour_recall_image': of_image['colour_recall_image'],
-        'shape_recall_image': of_image['shape_recall_image'],
         'stuff_recall_map': _mean(_has_area(in_map == kind, MIN_STUFF_CELLS) for kind in stuff),
-        'stuff_recall_image': of_image['stuff_recall_image'],
+        **score_image(image, caption),
         'image_map_agreement': agreement(image, category, caption),
     }
 
@@ -187,8 +175,16 @@ def score_pair(image: np.ndarray, category: np.ndarray, caption: str) -> dict[st
 def agreement(image: np.ndarray, category: np.ndarray, caption: str) -> float:
     """The image_map_agreement of `score` for one pair, without the costlier scores."""
     things, *_ = scene_words.parse(caption)
-    colours = [COLOUR_CODES[colour] for _, colour in things]
-    return _agreement(read_image(image), read_map(category), colours)
+    in_image, in_map = read_image(image), read_map(category)
+    judged = interior(in_image) | interior(in_map)
+    if not judged.any():
+        return 0.0
+    same_stuff = (in_image == in_map) & (in_map >= _FIRST_STUFF)
+    thing_in_map = np.isin(in_map, list(scene_words.THINGS))
+    # Which colour belongs to which thing is left open: `colour_recall_image` judges the colours.
+    captioned = np.isin(in_image, [COLOUR_CODES[colour] for _, colour in things])
+    agree = same_stuff | (thing_in_map & captioned)
+    return float(agree[judged].mean())
 
 
 def yardsticks(
@@ -252,15 +248,3 @@ def _shape_recall(image: np.ndarray, things: Sequence[tuple[int, str]]) -> float
 def _thick(cells: np.ndarray) -> np.ndarray:
     """The cells that lie in a 2x2 block of true cells."""
     return ndimage.binary_opening(cells, np.ones((2, 2)))
-
-
-def _agreement(in_image: np.ndarray, in_map: np.ndarray, colours: list[int]) -> float:
-    judged = interior(in_image) | interior(in_map)
-    if not judged.any():
-        return 0.0
-    same_stuff = (in_image == in_map) & (in_map >= _FIRST_STUFF)
-    thing_in_map = np.isin(in_map, list(scene_words.THINGS))
-    # Which colour belongs to which thing is left open: `colour_recall_image` judges the colours.
-    both_things = thing_in_map & np.isin(in_image, colours)
-    agree = same_stuff | both_things
-    return float(agree[judged].mean())

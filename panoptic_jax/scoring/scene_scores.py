@@ -77,7 +77,7 @@ def score_scenes(
         side = len(maps[0])
         values = scene_oracle.score(images, maps, own_captions)
     else:
-        values = scene_oracle.score_images(images, own_captions)
+        values = scene_oracle.means_of(map(scene_oracle.score_image, images, own_captions))
 
     # The yardsticks see what a perfect model could give: the true latents, decoded.
     records = [split[index] for index in range(min(len(split), _ORACLE_IMAGES))]
