@@ -118,11 +118,13 @@ def data_of(condition: str, true: tuple, generated: tuple) -> tuple[np.ndarray, 
     return tuple(np.concatenate([a, *[b] * times]) for a, b in zip(kept, true, strict=True))
 
 
-def train(images: np.ndarray, labels: np.ndarray, classes: int, seed: int) -> tuple:
-    """Trains a segmenter from nothing; returns (network, parameters)."""
+def train(
+    images: np.ndarray, labels: np.ndarray, classes: int, *, seed: int, steps: int = STEPS
+) -> tuple[Segmenter, dict]:
+    """Trains a segmenter from nothing; returns it and its parameters."""
     network = Segmenter(classes)
     params = network.init(jax.random.key(seed), jnp.zeros((1, SIDE, SIDE, 3)))['params']
-    optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, STEPS), weight_decay=1e-3)
+    optimizer = optax.adamw(optax.cosine_decay_schedule(RATE, steps), weight_decay=1e-3)
     state = optimizer.init(params)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -135,17 +137,19 @@ def train(images: np.ndarray, labels: np.ndarray, classes: int, seed: int) -> tu
         return optax.apply_updates(params, updates), state
 
     generator = np.random.default_rng(seed)
-    for _ in range(STEPS):
+    for _ in range(steps):
         chosen = generator.integers(len(images), size=BATCH)
         params, state = step(params, state, images[chosen], labels[chosen])
     return network, params
 
 
-def scores_of(network, params, held_out: tuple, ids: np.ndarray, thing_ids: set) -> dict:
+def scores_of(
+    network: Segmenter, params: dict, held_out: tuple, *, ids: np.ndarray, thing_ids: set
+) -> dict[str, float]:
     """mIoU and PQ. A scene has one thing of a kind, so a category is a segment."""
     predict = jax.jit(lambda images: network.apply({'params': params}, images).argmax(-1))
     confusion, segments = 0, pq.none()
-    for start in range(0, HELD_OUT, 64):
+    for start in range(0, len(held_out[0]), 64):
         images, truth = (array[start : start + 64] for array in held_out)
         found = ids[np.asarray(predict(images))]
         confusion = confusion + semantic.confusion(truth, found)
@@ -198,10 +202,10 @@ def main() -> None:
                 started = time.process_time()
                 images, maps = data_of(condition, true, generated)
                 labels = np.searchsorted(ids, maps)
-                network, params = train(images, labels, len(ids), seed)
+                network, params = train(images, labels, len(ids), seed=seed)
                 row = {'scenes': scenes, 'condition': condition, 'seed': seed}
                 row['pictures'] = len(images)
-                row |= scores_of(network, params, held_out, ids, thing_ids)
+                row |= scores_of(network, params, held_out, ids=ids, thing_ids=thing_ids)
                 row['processor_seconds'] = round(time.process_time() - started, 1)
                 rows.append(row)
                 with output.open('a') as file:
