@@ -1,13 +1,15 @@
 """Are generated labels worth something? A segmenter trained on true and on generated scenes.
 
-    python studies/usefulness.py --generated=runs/few/{}/samples --output=usefulness.json
+    python studies/usefulness.py --generated=runs/few/{}/samples --others=runs/drawn/samples \
+        --output=usefulness.jsonl
 
-`{}` stands for the number of true scenes N, one of --scenes: a folder of --mode=sample with four
-pairs for each scene, drawn with weights that were trained on the same N scenes. One small U-Net is
-trained, as many steps each time, on the N true scenes, on the generated pairs, on those that pass a
-filter, on both, and on the true scenes with mirrored ones. It is scored on held-out true scenes.
-The output gets a line of JSON for each training; trainings that it has are not repeated. The last
-lines printed are the table of docs/STUDY.md.
+`{}` stands for the number of true scenes N, one of --scenes: a folder of --mode=sample with pairs
+of weights that were trained on the same N scenes, for captions of these. --others is a folder of
+weights that saw more scenes. One small U-Net is trained, as many steps each time: on the N true
+scenes, also with mirrored ones; on the generated pairs, on those that pass a filter, and on these
+together with the true scenes; and on the others' pairs alone and with the true scenes. It is scored
+on held-out true scenes. The output gets a line of JSON for each training; trainings that it has are
+not repeated. The last lines printed are the table of docs/STUDY.md.
 """
 
 import argparse
@@ -35,7 +37,8 @@ HELD_OUT = 512  # true scenes
 STEPS, BATCH, RATE = 400, 16, 2e-3
 CHANNELS = (24, 48, 64)
 AGREEMENT = 0.98  # of what passes the filter; all named categories are in the map besides
-CONDITIONS = ('true', 'generated', 'filtered', 'both', 'true and mirrored')
+OWN = ('true', 'true and mirrored', 'generated', 'filtered', 'filtered and true')
+OTHERS = ('others', 'others and true')
 
 
 class Segmenter(nn.Module):
@@ -101,19 +104,22 @@ def generated_pairs(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.nd
     return np.stack(images), np.stack(ids), np.array(passes)
 
 
-def data_of(condition: str, true: tuple, generated: tuple) -> tuple[np.ndarray, np.ndarray]:
-    """What a condition trains on."""
-    images, ids, passes = generated
+def data_of(
+    condition: str, true: tuple, generated: tuple, others: tuple | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a condition trains on: images (n, 64, 64, 3) and ids (n, 64, 64)."""
     if condition == 'true':
         return true
     if condition == 'true and mirrored':
         return tuple(np.concatenate([array, array[:, :, ::-1]]) for array in true)
     if condition == 'generated':
+        images, ids, _ = generated
         return images, ids
+    images, ids, passes = others if condition.startswith('others') else generated
     kept = images[passes], ids[passes]
-    if condition == 'filtered':
+    if not condition.endswith('and true'):
         return kept
-    # As many true scenes as generated ones, however few there are.
+    # Half of what is seen is true, however few scenes these are.
     times = max(1, len(kept[0]) // len(true[0]))
     return tuple(np.concatenate([a, *[b] * times]) for a, b in zip(kept, true, strict=True))
 
@@ -180,6 +186,7 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--generated', required=True, help='samples folders, {} for the number')
+    parser.add_argument('--others', help='samples folder of weights that saw more scenes')
     parser.add_argument('--scenes', default='64,256,2048', help='numbers of true scenes')
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--output', required=True, help='file of JSON lines')
@@ -192,15 +199,16 @@ def main() -> None:
     ids = np.array([category.id for category in categories], np.uint8)
     thing_ids = {category.id for category in categories if category.is_thing}
     held_out = true_scenes(HELD_OUT, 'validation')
+    others = generated_pairs(pathlib.Path(options.others)) if options.others else None
     for scenes in map(int, options.scenes.split(',')):
         true = true_scenes(scenes, 'train')
         generated = generated_pairs(pathlib.Path(options.generated.format(scenes)))
         for seed in range(options.seeds):
-            for condition in CONDITIONS:
+            for condition in OWN + (OTHERS if options.others else ()):
                 if (scenes, condition, seed) in done:
                     continue
                 started = time.process_time()
-                images, maps = data_of(condition, true, generated)
+                images, maps = data_of(condition, true, generated, others)
                 labels = np.searchsorted(ids, maps)
                 network, params = train(images, labels, len(ids), seed=seed)
                 row = {'scenes': scenes, 'condition': condition, 'seed': seed}

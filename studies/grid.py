@@ -1,0 +1,198 @@
+"""Runs small trainings and samplings of the embedded scenes and writes docs/STUDY.md.
+
+    python studies/grid.py --folder=runs/study                  # all rows that are missing
+    python studies/grid.py --folder=runs/study --rows=paper,ours --seeds=3
+    python studies/grid.py --folder=runs/study --report=docs/STUDY.md
+
+A training gets as many steps as fit its processor time, which a short run of the same settings
+measures first; a sampling draws with weights of the package. Each row and seed leaves a JSON with
+its scores, its commands and the commit, and is not repeated. The report is made of these alone.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import resource
+import shutil
+import subprocess
+import sys
+from typing import NamedTuple
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROBE = 20, 60  # steps of the two runs whose difference is the time of a step
+SCORES = (
+    'thing_recall_map',
+    'colour_recall_image',
+    'shape_recall_image',
+    'stuff_recall_map',
+    'stuff_recall_image',
+    'image_map_agreement',
+    'MCD',
+    'pair_PQ',
+)
+PAPER = 'configs/quickstart.py:recipe=paper'
+DATA = ('data.train_images=3072', 'data.validation_images=512', 'data.images_per_shard=256')
+
+
+class Row(NamedTuple):
+    """A training, or a sampling of the package's weights.
+
+    Attributes:
+      config: Value of --config.
+      settings: Further settings.
+      seconds: Processor time of the training; 0: no training, scenes/joint draws.
+      reading: What the row is, for the table.
+    """
+
+    config: str
+    settings: tuple[str, ...]
+    seconds: int
+    reading: str
+
+
+ROWS = {
+    'ours': Row('configs/quickstart.py', (), 400, 'our recipe (the quickstart)'),
+    'paper': Row(PAPER, (), 400, "the paper's one-stream recipe"),
+    'ours half': Row('configs/quickstart.py', (), 200, 'our recipe, half of the time'),
+    'image alone': Row(PAPER, ('model.name=uvit',), 400, 'U-ViT: the image alone'),
+    'no map input': Row(PAPER, ('model.zero_map_input=True',), 400, 'one-stream, map unseen (B.2)'),
+    'map noise': Row(PAPER, ('map.prediction=noise',), 400, 'one-stream, noise for the map (3.3)'),
+}
+ROWS |= {
+    f'{count} evaluations': Row('configs/scenes.py', (f'sample.evaluations={count}',), 0, reading)
+    for count, reading in ((50, '50 evaluations'), (20, '20'), (10, '10'), (5, '5'))
+}
+ROWS |= {
+    f'guidance {value}': Row(
+        'configs/scenes.py', ('sample.evaluations=20', f'sample.guidance={value}'), 0, reading
+    )
+    for value, reading in ((0, '20 evaluations, guidance 0'), (2, 'guidance 2'), (3, 'guidance 3'))
+}
+ROWS['map first'] = Row(
+    'configs/scenes.py',
+    ('sample.evaluations=20', 'sample.offset=0.5'),
+    0,
+    '20 evaluations, guidance 1, the map first',
+)
+
+
+def run(row: Row, workdir: pathlib.Path, mode: str, *settings: str) -> tuple[list[str], float]:
+    """Calls the package; returns the command and the processor seconds that it took."""
+    data = f'data.dir={workdir.parent / "data"}', *DATA
+    given = [f'--config.{setting}' for setting in (*data, *row.settings, *settings)]
+    command = [sys.executable, '-m', 'panoptic_jax.main', f'--config={row.config}']
+    command += [f'--mode={mode}', f'--workdir={workdir}', *given]
+    environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(workdir.parent / 'compiled')}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, cwd=ROOT, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return ['python', *command[1:]], seconds
+
+
+def steps_within(row: Row, folder: pathlib.Path) -> int:
+    """How many steps of a row fit its processor time, starting and compilation left out."""
+    taken = []
+    # The first run compiles; the others find its programs.
+    for steps in (1, *PROBE):
+        workdir = folder / 'probe'
+        shutil.rmtree(workdir, ignore_errors=True)
+        taken.append(run(row, workdir, 'train', f'steps={steps}', 'log_every=1')[1])
+    per_step = (taken[2] - taken[1]) / (PROBE[1] - PROBE[0])
+    return max(1, round(row.seconds / per_step))
+
+
+def measure(name: str, seed: int, folder: pathlib.Path, count: int) -> dict:
+    """One row with one seed: trained, drawn and scored."""
+    row, workdir = ROWS[name], folder / f'{name.replace(" ", "_")}_{seed}'
+    commands, seconds, steps = [], 0.0, 0
+    settings = [f'sample.seed={seed}', f'sample.count={count}', 'sample.batch_size=100']
+    if row.seconds:
+        steps = steps_within(row, folder)
+        training = [f'steps={steps}', f'seed={seed}', 'checkpoint_every=100000']
+        command, seconds = run(row, workdir, 'train', *training)
+        commands.append(command)
+        settings += training
+    else:
+        settings += ['sample.weights=scenes/joint']
+    command, _ = run(row, workdir, 'evaluate', *settings)
+    metrics = json.loads((workdir / 'metrics.json').read_text())
+    return {
+        'row': name,
+        'seed': seed,
+        'scores': {score: metrics[score]['value'] for score in SCORES if score in metrics},
+        'pairs': count,
+        'steps': steps,
+        'processor_seconds': round(seconds),
+        'commands': [' '.join(command) for command in [*commands, command]],
+        'commit': subprocess.run(
+            ['git', 'describe', '--always', '--dirty=+'], capture_output=True, text=True, cwd=ROOT
+        ).stdout.strip(),
+    }
+
+
+def table(found: list[dict]) -> str:
+    """The rows in Markdown: means, and standard deviations where there are several seeds."""
+    groups = collections.defaultdict(list)
+    for entry in found:
+        groups[entry['row']].append(entry)
+    titles = ['', 'seeds', 'steps', 'processor s', *(name.replace('_', ' ') for name in SCORES)]
+    lines = [f'| {" | ".join(titles)} |', '|---' * len(titles) + '|']
+    for name in (name for name in ROWS if name in groups):
+        group = groups[name]
+        cells = [ROWS[name].reading, len(group)]
+        cells += [
+            round(np.mean([own[key] for own in group])) for key in ('steps', 'processor_seconds')
+        ]
+        for score in SCORES:
+            values = [own['scores'][score] for own in group if score in own['scores']]
+            spread = f' ± {np.std(values):.3f}' if len(values) > 1 else ''
+            cells.append(f'{np.mean(values):.3f}{spread}' if values else '')
+        lines.append(f'| {" | ".join(map(str, cells))} |')
+    return '\n'.join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--folder', required=True, help='where runs and results go')
+    parser.add_argument('--rows', default=','.join(ROWS), help='which rows')
+    parser.add_argument('--seeds', type=int, default=1, help='seeds 0, 1, ... of each row')
+    parser.add_argument('--pairs', type=int, default=200, help='held-out captions of each row')
+    parser.add_argument('--report', help='a file of Markdown, whose table is written anew')
+    options = parser.parse_args()
+    folder = pathlib.Path(options.folder).absolute()
+    results = folder / 'results'
+    results.mkdir(parents=True, exist_ok=True)
+    if not options.report:
+        run(ROWS['ours'], folder / 'ours', 'prepare')
+        # Seeds outermost: a study that is cut short has every row.
+        for seed in range(options.seeds):
+            for name in options.rows.split(','):
+                result = results / f'{name.replace(" ", "_")}_{seed}.json'
+                if result.exists():
+                    continue
+                entry = measure(name, seed, folder, options.pairs)
+                result.write_text(json.dumps(entry, indent=1))
+    found = [json.loads(path.read_text()) for path in sorted(results.glob('*.json'))]
+    print(table(found))
+    if options.report:
+        write(pathlib.Path(options.report), found)
+
+
+def write(path: pathlib.Path, found: list[dict]) -> None:
+    """Puts the tables between the marks of a Markdown file."""
+    text = path.read_text()
+    for kind, trained in (('trainings', True), ('samplings', False)):
+        start, end = f'<!-- {kind} -->\n', f'<!-- /{kind} -->'
+        before, rest = text.split(start)
+        own = [entry for entry in found if bool(ROWS[entry['row']].seconds) == trained]
+        text = before + start + table(own) + '\n' + end + rest.split(end)[1]
+    path.write_text(text)
+
+
+if __name__ == '__main__':
+    main()
