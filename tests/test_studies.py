@@ -1,4 +1,4 @@
-"""What studies/usefulness.py measures with; the study itself takes hours."""
+"""What studies/usefulness.py measures with; the study itself takes an hour."""
 
 import importlib.util
 from pathlib import Path
@@ -63,14 +63,22 @@ def test_each_condition_trains_on_what_it_says(usefulness):
     passes = np.arange(12) % 2 == 0
     generated = images, maps, passes
 
-    found = {name: usefulness.data_of(name, true, generated) for name in usefulness.CONDITIONS}
+    others = images[:5], maps[:5], np.ones(5, bool)
+
+    found = {
+        name: usefulness.data_of(name, true, generated, others)
+        for name in usefulness.OWN + usefulness.OTHERS
+    }
     assert {name: len(own) for name, (own, _) in found.items()} == {
         'true': 3,
+        'true and mirrored': 6,
         'generated': 12,
         'filtered': 6,
-        'both': 12,  # six that pass, and twice three true ones
-        'true and mirrored': 6,
+        'filtered and true': 12,  # six that pass, and twice three true ones
+        'others': 5,
+        'others and true': 8,
     }
+    np.testing.assert_array_equal(found['others'][1], maps[:5])
     np.testing.assert_array_equal(found['filtered'][1], maps[passes])
     np.testing.assert_array_equal(found['true and mirrored'][1][3:], true[1][:, :, ::-1])
     for own, labels in found.values():
