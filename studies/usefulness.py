@@ -15,6 +15,7 @@ not repeated. The last lines printed are the table of docs/STUDY.md.
 import argparse
 import collections
 import functools
+import itertools
 import json
 import pathlib
 import sys
@@ -174,7 +175,7 @@ def table(rows: list[dict]) -> str:
         groups[row['scenes'], row['condition']].append(row)
     lines = ['| true scenes | trained on | pictures | mIoU | PQ | PQ of things |']
     lines.append('|---' * 6 + '|')
-    for (scenes, condition), group in groups.items():
+    for (scenes, condition), group in sorted(groups.items(), key=lambda item: item[0][0]):
         cells = [f'{scenes:,}', condition, f'{group[0]["pictures"]:,}']
         for name in ('mIoU', 'PQ', 'PQ_things'):
             values = [row[name] for row in group]
@@ -200,25 +201,26 @@ def main() -> None:
     thing_ids = {category.id for category in categories if category.is_thing}
     held_out = true_scenes(HELD_OUT, 'validation')
     others = generated_pairs(pathlib.Path(options.others)) if options.others else None
+    data = {}
     for scenes in map(int, options.scenes.split(',')):
-        true = true_scenes(scenes, 'train')
-        generated = generated_pairs(pathlib.Path(options.generated.format(scenes)))
-        for seed in range(options.seeds):
-            for condition in OWN + (OTHERS if options.others else ()):
-                if (scenes, condition, seed) in done:
-                    continue
-                started = time.process_time()
-                images, maps = data_of(condition, true, generated, others)
-                labels = np.searchsorted(ids, maps)
-                network, params = train(images, labels, len(ids), seed=seed)
-                row = {'scenes': scenes, 'condition': condition, 'seed': seed}
-                row['pictures'] = len(images)
-                row |= scores_of(network, params, held_out, ids=ids, thing_ids=thing_ids)
-                row['processor_seconds'] = round(time.process_time() - started, 1)
-                rows.append(row)
-                with output.open('a') as file:
-                    file.write(json.dumps(row) + '\n')
-                print(row, flush=True)
+        folder = pathlib.Path(options.generated.format(scenes))
+        data[scenes] = true_scenes(scenes, 'train'), generated_pairs(folder)
+    conditions = OWN + (OTHERS if options.others else ())
+    # Seeds outermost: a study that is cut short has every condition.
+    for seed, scenes, condition in itertools.product(range(options.seeds), data, conditions):
+        if (scenes, condition, seed) in done:
+            continue
+        started = time.process_time()
+        images, maps = data_of(condition, *data[scenes], others)
+        labels = np.searchsorted(ids, maps)
+        network, params = train(images, labels, len(ids), seed=seed)
+        row = {'scenes': scenes, 'condition': condition, 'seed': seed, 'pictures': len(images)}
+        row |= scores_of(network, params, held_out, ids=ids, thing_ids=thing_ids)
+        row['processor_seconds'] = round(time.process_time() - started, 1)
+        rows.append(row)
+        with output.open('a') as file:
+            file.write(json.dumps(row) + '\n')
+        print(row, flush=True)
     print(table(rows))
 
 
