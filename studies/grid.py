@@ -55,12 +55,12 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    'ours': Row('configs/quickstart.py', (), 400, 'our recipe (the quickstart)'),
-    'paper': Row(PAPER, (), 400, "the paper's one-stream recipe"),
-    'ours half': Row('configs/quickstart.py', (), 200, 'our recipe, half of the time'),
-    'image alone': Row(PAPER, ('model.name=uvit',), 400, 'U-ViT: the image alone'),
-    'no map input': Row(PAPER, ('model.zero_map_input=True',), 400, 'one-stream, map unseen (B.2)'),
-    'map noise': Row(PAPER, ('map.prediction=noise',), 400, 'one-stream, noise for the map (3.3)'),
+    'ours': Row('configs/quickstart.py', (), 300, 'our recipe (the quickstart)'),
+    'paper': Row(PAPER, (), 300, "the paper's one-stream recipe"),
+    'ours half': Row('configs/quickstart.py', (), 150, 'our recipe, half of the time'),
+    'image alone': Row(PAPER, ('model.name=uvit',), 300, 'U-ViT: the image alone'),
+    'no map input': Row(PAPER, ('model.zero_map_input=True',), 300, 'one-stream, map unseen (B.2)'),
+    'map noise': Row(PAPER, ('map.prediction=noise',), 300, 'one-stream, noise for the map (3.3)'),
 }
 ROWS |= {
     f'{count} evaluations': Row('configs/scenes.py', (f'sample.evaluations={count}',), 0, reading)
