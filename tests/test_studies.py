@@ -1,25 +1,37 @@
-"""What studies/usefulness.py measures with; the study itself takes an hour."""
+"""What the studies measure with and write; the studies themselves take an hour each."""
 
+import functools
 import importlib.util
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from panoptic_jax import config as settings
 from panoptic_jax.data.scenes import Scenes
 
-PATH = Path(__file__).parents[1] / 'studies' / 'usefulness.py'
+STUDIES = Path(__file__).parents[1] / 'studies'
 CATEGORIES = Scenes(0, 1, 'train').categories
 IDS = np.array([category.id for category in CATEGORIES], np.uint8)
 THINGS = {category.id for category in CATEGORIES if category.is_thing}
 
 
-@pytest.fixture(scope='module')
-def usefulness():
-    spec = importlib.util.spec_from_file_location('usefulness', PATH)
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(name, STUDIES / f'{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope='module')
+def usefulness():
+    return loaded('usefulness')
+
+
+@pytest.fixture(scope='module')
+def grid():
+    return loaded('grid')
 
 
 class Told:
@@ -51,7 +63,7 @@ def test_scores_of_perfect_and_of_wrong_maps(usefulness):
 def test_a_segmenter_learns_what_it_sees(usefulness):
     images, maps = usefulness.true_scenes(4, 'train')
     labels = np.searchsorted(IDS, maps)
-    network, params = usefulness.train(images, labels, len(IDS), seed=0, steps=60)
+    network, params = usefulness.train(images, labels, np.ones(len(IDS)), seed=0, steps=60)
     found = np.asarray(network.apply({'params': params}, images)).argmax(-1)
     assert (found == labels).mean() > 0.8
 
@@ -90,3 +102,69 @@ def test_the_table_has_means_and_deviations(usefulness):
     lines = usefulness.table([row | {'mIoU': 0.5}, row | {'mIoU': 0.75}]).splitlines()
     assert lines[2] == '| 64 | both | 512 | 0.625 ± 0.125 | 0.500 ± 0.000 | 0.250 ± 0.000 |'
     assert len({line.count('|') for line in lines}) == 1
+
+
+def result(row, seed, **scores):
+    return {'row': row, 'seed': seed, 'steps': 90 + seed, 'processor_seconds': 7, 'scores': scores}
+
+
+def test_the_study_puts_its_tables_between_their_marks(grid, tmp_path):
+    """Rows in the order of the grid, with means and deviations; what else is there stays."""
+    found = [
+        result('20 evaluations', 0, MCD=0.5, pair_PQ=0.25),
+        result('image alone', 0, shape_recall_image=0.125),
+        result('ours', 0, MCD=0.5),
+        result('ours', 1, MCD=1.0),
+    ]
+    path = tmp_path / 'STUDY.md'
+    marks = (
+        '<!-- trainings -->\nold\n<!-- /trainings -->\n\n<!-- samplings -->\n<!-- /samplings -->'
+    )
+    path.write_text(f'# Before\n\n{marks}\nafter\n')
+    for _ in range(2):  # the second time over its own table
+        grid.write(path, found)
+    text = path.read_text()
+    assert 'old' not in text
+    assert text.startswith('# Before\n')
+    assert text.endswith('<!-- /samplings -->\nafter\n')
+    rows = [line.split(' | ') for line in text.splitlines() if line.startswith('| ')]
+    assert [row[0] for row in rows] == [
+        '| ',
+        '| our recipe (the quickstart)',
+        '| U-ViT: the image alone',
+        '| ',
+        '| 20',
+    ]
+    assert rows[1][1:4] == ['2', '90', '7']
+    assert rows[1][-2] == '0.750 ± 0.250'
+    assert rows[2][6] == '0.125'
+    assert len({len(row) for row in rows}) == 1
+
+
+@pytest.mark.parametrize('budget', [100, 250])
+def test_a_training_gets_the_steps_that_fit_its_time(grid, monkeypatch, tmp_path, budget):
+    """Two runs that differ in steps alone tell what a step takes; the first one compiles."""
+    taken = {1: 50.0, 20: 10 + 20 * 0.4, 60: 10 + 60 * 0.4}
+
+    def run(row, workdir, mode, *settings):
+        assert mode == 'train'
+        (steps,) = [int(text.split('=')[1]) for text in settings if text.startswith('steps=')]
+        return [], taken[steps]
+
+    monkeypatch.setattr(grid, 'run', run)
+    row = grid.ROWS['ours']._replace(seconds=budget)
+    assert grid.steps_within(row, tmp_path) == budget / 0.4
+
+
+def test_every_row_of_the_grid_is_a_config_with_settings_that_exist(grid):
+    for row in grid.ROWS.values():
+        path, _, arguments = row.config.partition(':')
+        config = runpy.run_path(STUDIES.parent / path)['get_config'](arguments)
+        config.unlock()
+        known = config.copy_and_resolve_references()
+        for setting in (*grid.DATA, *row.settings):
+            name, _, value = setting.partition('=')
+            *rooms, last = name.split('.')
+            place = functools.reduce(lambda node, room: node[room], rooms, known)
+            place[last] = type(place[last])({'True': 1}.get(value, value))
+        settings.check(known)
