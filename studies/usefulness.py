@@ -180,7 +180,7 @@ def scores_of(
 
 
 def table(rows: list[dict]) -> str:
-    """The rows in Markdown: means and standard deviations over seeds."""
+    """The rows in Markdown: means, and standard deviations where there are several seeds."""
     groups = collections.defaultdict(list)
     for row in rows:
         groups[row['scenes'], row['condition']].append(row)
@@ -190,7 +190,8 @@ def table(rows: list[dict]) -> str:
         cells = [f'{scenes:,}', condition, f'{group[0]["pictures"]:,}']
         for name in ('mIoU', 'PQ', 'PQ_things'):
             values = [row[name] for row in group]
-            cells.append(f'{np.mean(values):.3f} ± {np.std(values):.3f}')
+            spread = f' ± {np.std(values):.3f}' if len(values) > 1 else ''
+            cells.append(f'{np.mean(values):.3f}{spread}')
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 
