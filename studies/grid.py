@@ -63,8 +63,8 @@ ROWS = {
     'map noise': Row(PAPER, ('map.prediction=noise',), 300, 'one-stream, noise for the map (3.3)'),
 }
 ROWS |= {
-    f'{count} evaluations': Row('configs/scenes.py', (f'sample.evaluations={count}',), 0, reading)
-    for count, reading in ((50, '50 evaluations'), (20, '20'), (10, '10'), (5, '5'))
+    name: Row('configs/scenes.py', (f'sample.evaluations={name.split()[0]}',), 0, name)
+    for name in ('50 evaluations', '20 evaluations', '10 evaluations', '5 evaluations')
 }
 ROWS |= {
     f'guidance {value}': Row(

@@ -133,7 +133,7 @@ def test_the_study_puts_its_tables_between_their_marks(grid, tmp_path):
         '| our recipe (the quickstart)',
         '| U-ViT: the image alone',
         '| ',
-        '| 20',
+        '| 20 evaluations',
     ]
     assert rows[1][1:4] == ['2', '90', '7']
     assert rows[1][-2] == '0.750 ± 0.250'
