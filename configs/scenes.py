@@ -10,7 +10,7 @@ Argument: model=joint (our recipe, with instances), uvit (the image alone), one_
   (the paper's recipe; the last one is frozen around exported weights of uvit). An example:
   --config=configs/scenes.py:model=one_stream.
 Hardware and hours: four minutes of an H100 for joint, which another training shared (JAX 0.11.2);
-  two CPU cores see 30 images a second, 14 hours. The others are sized for an hour of two cores, after
+  two CPU cores would take 14 hours (computed). The others are sized for an hour of two cores, after
   export JAX_NUM_CPU_DEVICES=2 GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
 Expected score: for joint the card panoptic_jax/shipped/scenes/joint.md has it.
 """
