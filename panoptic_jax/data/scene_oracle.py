@@ -148,70 +148,25 @@ def means_of(scores: Iterable[dict[str, float]]) -> dict[str, float]:
 def score_image(image: np.ndarray, caption: str) -> dict[str, float]:
     """The scores of `score` that take no map, for one image."""
     things, *stuff = scene_words.parse(caption)
-    colours = [COLOUR_CODES[colour] for _, colour in things]
-    in_image = read_image(image)
-    # Two colours that meet can mix to a third along their border, in a line one cell thin.
-    shown = {c: _count_areas(_thick(in_image == c), MIN_THING_CELLS) for c in set(colours)}
-    found = [colours[:n].count(colour) < shown[colour] for n, colour in enumerate(colours)]
-    return {
-        'colour_recall_image': _mean(found),
-        'shape_recall_image': _shape_recall(image, things),
-        'stuff_recall_image': _mean(_has_area(in_image == kind, MIN_STUFF_CELLS) for kind in stuff),
-    }
+    return _of_image(image, read_image(image), things, stuff)
 
 
 def score_pair(image: np.ndarray, category: np.ndarray, caption: str) -> dict[str, float]:
     """The scores of `score` for one pair."""
     things, *stuff = scene_words.parse(caption)
-    in_map = read_map(category)
+    in_image, in_map = read_image(image), read_map(category)
     return {
         'thing_recall_map': _mean(_has_area(in_map == n, MIN_THING_CELLS) for n, _ in things),
         'stuff_recall_map': _mean(_has_area(in_map == kind, MIN_STUFF_CELLS) for kind in stuff),
-        **score_image(image, caption),
-        'image_map_agreement': agreement(image, category, caption),
+        **_of_image(image, in_image, things, stuff),
+        'image_map_agreement': _agreement(in_image, in_map, things),
     }
 
 
 def agreement(image: np.ndarray, category: np.ndarray, caption: str) -> float:
     """The image_map_agreement of `score` for one pair, without the costlier scores."""
     things, *_ = scene_words.parse(caption)
-    in_image, in_map = read_image(image), read_map(category)
-    judged = interior(in_image) | interior(in_map)
-    if not judged.any():
-        return 0.0
-    same_stuff = (in_image == in_map) & (in_map >= _FIRST_STUFF)
-    thing_in_map = np.isin(in_map, list(scene_words.THINGS))
-    # Which colour belongs to which thing is left open: `colour_recall_image` judges the colours.
-    captioned = np.isin(in_image, [COLOUR_CODES[colour] for _, colour in things])
-    agree = same_stuff | (thing_in_map & captioned)
-    return float(agree[judged].mean())
-
-
-def yardsticks(
-    images: Sequence[np.ndarray], maps: Sequence[np.ndarray], captions: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """What truth and chance score: {'ceiling': scores, 'floor': scores}.
-
-    The ceiling is the score of the true pairs. The floor is the score of each image with the next
-    pair's map and the caption of the pair after that.
-
-    Args:
-      images: True images after encoding and decoding, (256, 256, 3) uint8 each; at least 3.
-      maps: Their true maps, pooled to the side of the model's maps.
-      captions: One caption of each image.
-
-    Raises:
-      ValueError: there are fewer than 3 pairs.
-    """
-    if len(images) < 3:
-        raise ValueError(f'yardsticks got {len(images)} pairs; shuffling them needs at least 3')
-    # Different shifts, so no two of image, map and caption belong together.
-    shifted_maps = [*maps[1:], *maps[:1]]
-    shifted_captions = [*captions[2:], *captions[:2]]
-    return {
-        'ceiling': score(images, maps, captions),
-        'floor': score(images, shifted_maps, shifted_captions),
-    }
+    return _agreement(read_image(image), read_map(category), things)
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -248,3 +203,31 @@ def _shape_recall(image: np.ndarray, things: Sequence[tuple[int, str]]) -> float
 def _thick(cells: np.ndarray) -> np.ndarray:
     """The cells that lie in a 2x2 block of true cells."""
     return ndimage.binary_opening(cells, np.ones((2, 2)))
+
+
+def _of_image(
+    image: np.ndarray, in_image: np.ndarray, things: Sequence[tuple[int, str]], stuff: Sequence[int]
+) -> dict[str, float]:
+    colours = [COLOUR_CODES[colour] for _, colour in things]
+    # Two colours that meet can mix to a third along their border, in a line one cell thin.
+    shown = {c: _count_areas(_thick(in_image == c), MIN_THING_CELLS) for c in set(colours)}
+    found = [colours[:n].count(colour) < shown[colour] for n, colour in enumerate(colours)]
+    return {
+        'colour_recall_image': _mean(found),
+        'shape_recall_image': _shape_recall(image, things),
+        'stuff_recall_image': _mean(_has_area(in_image == kind, MIN_STUFF_CELLS) for kind in stuff),
+    }
+
+
+def _agreement(
+    in_image: np.ndarray, in_map: np.ndarray, things: Sequence[tuple[int, str]]
+) -> float:
+    judged = interior(in_image) | interior(in_map)
+    if not judged.any():
+        return 0.0
+    same_stuff = (in_image == in_map) & (in_map >= _FIRST_STUFF)
+    thing_in_map = np.isin(in_map, list(scene_words.THINGS))
+    # Which colour belongs to which thing is left open: `colour_recall_image` judges the colours.
+    captioned = np.isin(in_image, [COLOUR_CODES[colour] for _, colour in things])
+    agree = same_stuff | (thing_in_map & captioned)
+    return float(agree[judged].mean())

@@ -85,7 +85,7 @@ def score_scenes(
     true_segments = [geometry.true_segments(r, side, manifest.void_wins) for r in records]
     true_maps = [category for category, _ in true_segments]
     first_captions = [record['captions'][0] for record in records]
-    yardsticks = scene_oracle.yardsticks(decoded, true_maps, first_captions)
+    yardsticks = yardsticks_of(decoded, true_maps, first_captions)
 
     scores = []
     for name, value in values.items():
@@ -106,6 +106,33 @@ def score_scenes(
     }
     own = tally(*_cells(images, segments, own_captions), len(segments), thing_ids=_THING_IDS)
     return scores + scores_of(own, marks, thing_ids=_THING_IDS, against=_AGAINST, prefix='pair_')
+
+
+def yardsticks_of(
+    images: Sequence[np.ndarray], maps: Sequence[np.ndarray], captions: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """What truth and chance score: {'ceiling': scores, 'floor': scores}.
+
+    The ceiling is the score of the true pairs. The floor is the score of each image with the next
+    pair's map and the caption of the pair after that.
+
+    Args:
+      images: True images after encoding and decoding, (256, 256, 3) uint8 each; at least 3.
+      maps: Their true maps, pooled to the side of the model's maps.
+      captions: One caption of each image.
+
+    Raises:
+      ValueError: there are fewer than 3 pairs.
+    """
+    if len(images) < 3:
+        raise ValueError(f'yardsticks got {len(images)} pairs; shuffling them needs at least 3')
+    # Different shifts, so no two of image, map and caption belong together.
+    shifted_maps = [*maps[1:], *maps[:1]]
+    shifted_captions = [*captions[2:], *captions[:2]]
+    return {
+        'ceiling': scene_oracle.score(images, maps, captions),
+        'floor': scene_oracle.score(images, shifted_maps, shifted_captions),
+    }
 
 
 def readable_of(captions: Sequence[str]) -> list[int]:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from panoptic_jax.data import scene_oracle, scene_words, scenes
+from panoptic_jax.scoring import scene_scores
 
 COUNT = 48
 MAP_CODES = np.array([0, *scene_words.THINGS, *scene_words.STUFF_COLOURS], np.uint8)
@@ -92,7 +93,7 @@ def test_interior_cells_have_equal_neighbours():
 
 
 def test_truth_scores_at_the_ceiling_and_chance_far_below(pairs):
-    result = scene_oracle.yardsticks(*pairs)
+    result = scene_scores.yardsticks_of(*pairs)
     assert result['ceiling'] == scene_oracle.score(*pairs)
     # Of a thing that is half behind others the outline is not to be seen.
     assert result['ceiling'].pop('shape_recall_image') > 0.95
@@ -211,4 +212,4 @@ def test_bad_input_to_the_oracle_is_refused(pairs):
     with pytest.raises(ValueError, match='2 images, 1 maps'):
         scene_oracle.score(images[:2], maps[:1], captions[:2])
     with pytest.raises(ValueError, match='at least 3'):
-        scene_oracle.yardsticks(images[:2], maps[:2], captions[:2])
+        scene_scores.yardsticks_of(images[:2], maps[:2], captions[:2])
