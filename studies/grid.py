@@ -21,6 +21,11 @@ import sys
 from typing import NamedTuple
 
 import numpy as np
+import tables
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from panoptic_jax.logs import environment
+from panoptic_jax.machine import files
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROBE = 20, 60  # steps of the two runs whose difference is the time of a step
@@ -86,9 +91,9 @@ def run(row: Row, workdir: pathlib.Path, mode: str, *settings: str) -> tuple[lis
     given = [f'--config.{setting}' for setting in (*data, *row.settings, *settings)]
     command = [sys.executable, '-m', 'panoptic_jax.main', f'--config={row.config}']
     command += [f'--mode={mode}', f'--workdir={workdir}', *given]
-    environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(workdir.parent / 'compiled')}
+    variables = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(workdir.parent / 'compiled')}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, cwd=ROOT, env=environment)
+    subprocess.run(command, check=True, cwd=ROOT, env=variables)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return ['python', *command[1:]], seconds
@@ -120,6 +125,7 @@ def measure(name: str, seed: int, folder: pathlib.Path, count: int) -> dict:
     else:
         settings += ['sample.weights=scenes/joint']
     command, _ = run(row, workdir, 'evaluate', *settings)
+    commands.append(command)
     metrics = json.loads((workdir / 'metrics.json').read_text())
     return {
         'row': name,
@@ -128,32 +134,31 @@ def measure(name: str, seed: int, folder: pathlib.Path, count: int) -> dict:
         'pairs': count,
         'steps': steps,
         'processor_seconds': round(seconds),
-        'commands': [' '.join(command) for command in [*commands, command]],
-        'commit': subprocess.run(
-            ['git', 'describe', '--always', '--dirty=+'], capture_output=True, text=True, cwd=ROOT
-        ).stdout.strip(),
+        'commands': [' '.join(command) for command in commands],
+        'commit': environment.commit(),
     }
 
 
-def table(found: list[dict]) -> str:
+def table_of(found: list[dict]) -> str:
     """The rows in Markdown: means, and standard deviations where there are several seeds."""
     groups = collections.defaultdict(list)
     for entry in found:
         groups[entry['row']].append(entry)
-    titles = ['', 'seeds', 'steps', 'processor s', *(name.replace('_', ' ') for name in SCORES)]
-    lines = [f'| {" | ".join(titles)} |', '|---' * len(titles) + '|']
+    rows = []
     for name in (name for name in ROWS if name in groups):
         group = groups[name]
-        cells = [ROWS[name].reading, len(group)]
-        cells += [
+        effort = [
             round(np.mean([own[key] for own in group])) for key in ('steps', 'processor_seconds')
         ]
-        for score in SCORES:
-            values = [own['scores'][score] for own in group if score in own['scores']]
-            spread = f' ± {np.std(values):.3f}' if len(values) > 1 else ''
-            cells.append(f'{np.mean(values):.3f}{spread}' if values else '')
-        lines.append(f'| {" | ".join(map(str, cells))} |')
-    return '\n'.join(lines)
+        scores = [
+            tables.mean_and_spread(
+                [own['scores'][score] for own in group if score in own['scores']]
+            )
+            for score in SCORES
+        ]
+        rows.append([ROWS[name].reading, len(group), *effort, *scores])
+    titles = ['', 'seeds', 'steps', 'processor s', *(name.replace('_', ' ') for name in SCORES)]
+    return tables.table(titles, rows)
 
 
 def main() -> None:
@@ -176,9 +181,9 @@ def main() -> None:
                 if result.exists():
                     continue
                 entry = measure(name, seed, folder, options.pairs)
-                result.write_text(json.dumps(entry, indent=1))
+                files.write_json(result, entry)
     found = [json.loads(path.read_text()) for path in sorted(results.glob('*.json'))]
-    print(table(found))
+    print(table_of(found))
     if options.report:
         write(pathlib.Path(options.report), found)
 
@@ -190,7 +195,7 @@ def write(path: pathlib.Path, found: list[dict]) -> None:
         start, end = f'<!-- {kind} -->\n', f'<!-- /{kind} -->'
         before, rest = text.split(start)
         own = [entry for entry in found if bool(ROWS[entry['row']].seconds) == trained]
-        text = before + start + table(own) + '\n' + end + rest.split(end)[1]
+        text = before + start + table_of(own) + '\n' + end + rest.split(end)[1]
     path.write_text(text)
 
 

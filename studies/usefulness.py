@@ -26,12 +26,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tables
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from panoptic_jax.data.scenes import Scenes
 from panoptic_jax.export.pairs import Pairs
+from panoptic_jax.logs import json_lines
 from panoptic_jax.metrics import pq, semantic
-from panoptic_jax.models.uvit import depth_to_space
+from panoptic_jax.models.uvit import depth_to_space, space_to_depth
 
 SIDE = 64  # pixels of the segmenter's images and maps: those of the generator's maps
 HELD_OUT = 512  # true scenes
@@ -50,9 +52,7 @@ class Segmenter(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        batch = len(images)
-        cells = images.reshape(batch, SIDE // 2, 2, SIDE // 2, 2, 3).swapaxes(2, 3)
-        x = cells.reshape(batch, SIDE // 2, SIDE // 2, 12)
+        x = space_to_depth(images, 2)
         skips = []
         for number, channels in enumerate(CHANNELS):
             if number:
@@ -95,8 +95,8 @@ def true_scenes(count: int, split: str) -> tuple[np.ndarray, np.ndarray]:
 def generated_pairs(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images and ids of a samples folder, and which of them pass the filter."""
     pairs = Pairs(folder)
-    lines = (folder / 'pairs_generated.jsonl').read_text().splitlines()
-    scores = {record['id']: record['scores'] for record in map(json.loads, lines)}
+    records = json_lines.read(folder / 'pairs_generated.jsonl')
+    scores = {record['id']: record['scores'] for record in records}
     images, ids, passes = [], [], []
     for number, entry in enumerate(pairs.entries):
         images.append(shrunk(pairs.image(number)))
@@ -179,21 +179,20 @@ def scores_of(
     return {'mIoU': semantic.mean_iou(confusion), 'PQ': quality['all'].pq, 'PQ_things': things}
 
 
-def table(rows: list[dict]) -> str:
+def table_of(rows: list[dict]) -> str:
     """The rows in Markdown: means, and standard deviations where there are several seeds."""
     groups = collections.defaultdict(list)
     for row in rows:
         groups[row['scenes'], row['condition']].append(row)
-    lines = ['| true scenes | trained on | pictures | mIoU | PQ | PQ of things |']
-    lines.append('|---' * 6 + '|')
+    lines = []
     for (scenes, condition), group in sorted(groups.items(), key=lambda item: item[0][0]):
-        cells = [f'{scenes:,}', condition, f'{group[0]["pictures"]:,}']
-        for name in ('mIoU', 'PQ', 'PQ_things'):
-            values = [row[name] for row in group]
-            spread = f' ± {np.std(values):.3f}' if len(values) > 1 else ''
-            cells.append(f'{np.mean(values):.3f}{spread}')
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines)
+        scores = [
+            tables.mean_and_spread([row[name] for row in group])
+            for name in ('mIoU', 'PQ', 'PQ_things')
+        ]
+        lines.append([f'{scenes:,}', condition, f'{group[0]["pictures"]:,}', *scores])
+    titles = ['true scenes', 'trained on', 'pictures', 'mIoU', 'PQ', 'PQ of things']
+    return tables.table(titles, lines)
 
 
 def main() -> None:
@@ -205,7 +204,7 @@ def main() -> None:
     parser.add_argument('--output', required=True, help='file of JSON lines')
     options = parser.parse_args()
     output = pathlib.Path(options.output)
-    rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
+    rows = json_lines.read(output)
     done = {(row['scenes'], row['condition'], row['seed']) for row in rows}
 
     categories = Scenes(0, 1, 'train').categories
@@ -236,7 +235,7 @@ def main() -> None:
         with output.open('a') as file:
             file.write(json.dumps(row) + '\n')
         print(row, flush=True)
-    print(table(rows))
+    print(table_of(rows))
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """What the studies measure with and write; the studies themselves take an hour each."""
 
 import functools
-import importlib.util
+import importlib
 import runpy
 from pathlib import Path
 
@@ -18,10 +18,10 @@ THINGS = {category.id for category in CATEGORIES if category.is_thing}
 
 
 def loaded(name):
-    spec = importlib.util.spec_from_file_location(name, STUDIES / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A script, as `python studies/NAME.py` loads it: its folder comes first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(STUDIES)
+        return importlib.import_module(name)
 
 
 @pytest.fixture(scope='module')
@@ -99,7 +99,7 @@ def test_each_condition_trains_on_what_it_says(usefulness):
 
 def test_the_table_has_means_and_deviations(usefulness):
     row = {'scenes': 64, 'condition': 'both', 'pictures': 512, 'PQ': 0.5, 'PQ_things': 0.25}
-    lines = usefulness.table([row | {'mIoU': 0.5}, row | {'mIoU': 0.75}]).splitlines()
+    lines = usefulness.table_of([row | {'mIoU': 0.5}, row | {'mIoU': 0.75}]).splitlines()
     assert lines[2] == '| 64 | both | 512 | 0.625 ± 0.125 | 0.500 ± 0.000 | 0.250 ± 0.000 |'
     assert len({line.count('|') for line in lines}) == 1
 

@@ -56,7 +56,7 @@ def record(workdir: str, settings: Mapping[str, Any]) -> None:
             logging.warning('Settings have changed since the last start: %s.', ', '.join(changed))
     files.write_json(path, settings)
     details = {
-        'commit': _commit(),
+        'commit': commit(),
         'python': platform.python_version(),
         'packages': {name: importlib.metadata.version(name) for name in _PACKAGES},
         'devices': [f'{device.device_kind} {device.id}' for device in jax.devices()],
@@ -94,7 +94,7 @@ def keep_compiled(workdir: str) -> None:
         jax.config.update('jax_persistent_cache_min_compile_time_secs', _WORTH_KEEPING)
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The git commit of this code, with '+' where files have changed; None outside a repository."""
     folder = Path(__file__).parent
     try:
