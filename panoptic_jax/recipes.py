@@ -121,7 +121,7 @@ def use_joint(config: ml_collections.ConfigDict, size: str, *, instances: bool) 
 
 
 def use_small_joint(config: ml_collections.ConfigDict, *, instances: bool) -> None:
-    """The joint recipe for the latents of `use_scenes`, at the size of the package's weights."""
+    """The joint recipe for the latents of `use_scenes`, at the quickstart's size."""
     use_joint(config, size='', instances=instances)
     config.model.update(hidden_size=128, depth=4, num_heads=4)
     config.image.clip = True  # 'pixels' has latents from -1 to 1

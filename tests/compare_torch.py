@@ -40,7 +40,7 @@ from panoptic_jax.programs import optimizers, state, train_step
 from panoptic_jax.weights import foreign_names
 
 torch = import_torch()
-GPU = '--gpu' in sys.argv
+GPU = os.environ['JAX_PLATFORMS'] == 'cuda'
 RATE, BETAS, DECAY, EMA = 2e-4, (0.9, 0.9), 0.03, 0.9999
 
 
