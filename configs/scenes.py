@@ -10,8 +10,8 @@ Argument: model=joint (our recipe, with instances), uvit (the image alone), one_
   (the paper's recipe; the last one is frozen around exported weights of uvit). An example:
   --config=configs/scenes.py:model=one_stream.
 Hardware and hours: four minutes of an H100 for joint, which another training shared (JAX 0.11.2);
-  two CPU cores would take 14 hours (computed). The others are sized for an hour of two cores, after
-  export JAX_NUM_CPU_DEVICES=2 GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
+  two CPU cores would take 14 hours (computed). The others are sized for about an hour of one core,
+  after export GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
 Expected score: for joint the card panoptic_jax/shipped/scenes/joint.md has it.
 """
 
@@ -43,7 +43,7 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
         config.model.hidden_size = 192
         config.times.update(clean_image=0.2, clean_map=0.15)
     else:
-        config.steps = 4800
+        config.steps = 4000
         config.batch_size = 32
         config.learning_rate = 2e-3
         config.warmup_steps = 100
