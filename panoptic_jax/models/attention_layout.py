@@ -14,7 +14,7 @@ SUBLANES = 16
 FLOAT_SUBLANES = 8  # rows of 32-bit numbers
 # A sum of registers waits for the one before, unless it is several sums side by side.
 _SUMS = 4
-_VECTOR_MEMORY = 64 * 2**20  # bytes that a kernel may use
+VECTOR_MEMORY = 64 * 2**20  # bytes that a kernel may use
 
 # Which axes a product sums over: left @ right, and left @ right.T.
 PLAIN = (((1,), (0,)), ((), ()))
@@ -187,7 +187,7 @@ def compiler_settings(layout: Layout, itemsize: int, products: int, arrays: int)
     scores = layout.batch * layout.queries * layout.keys
     # Examples are independent of each other, so a chip's cores may share them out.
     compiler_params = pltpu.CompilerParams(
-        dimension_semantics=('parallel',), vmem_limit_bytes=_VECTOR_MEMORY
+        dimension_semantics=('parallel',), vmem_limit_bytes=VECTOR_MEMORY
     )
     cost_estimate = pl.CostEstimate(
         flops=products * 2 * scores * layout.channels,

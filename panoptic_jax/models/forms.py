@@ -21,6 +21,8 @@ from panoptic_jax.models.attention import (
 )
 from panoptic_jax.models.attention_in_parts import attention_in_parts
 from panoptic_jax.models.attention_kernel import kernel_attention, kernel_takes
+from panoptic_jax.models.place_heads import join_heads
+from panoptic_jax.models.place_heads_kernel import join_takes, kernel_join_heads
 
 Attention = Callable[[jax.Array, int], jax.Array]
 
@@ -33,11 +35,13 @@ class Forms(NamedTuple):
     Attributes:
       attention: (qkv (B, T, 3C), heads) -> (B, T, C), see `attention.einsum_attention`.
       product: (array (..., m), kernel (m, n)) -> (..., n).
+      join_heads: See `place_heads.join_heads`.
       remat: Whether a gradient computes what is inside a block again, in the place of keeping it.
     """
 
     attention: Attention
     product: Callable[[jax.Array, jax.Array], jax.Array]
+    join_heads: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = join_heads
     remat: bool = False
 
     def block(self, kind: type[nn.Module]) -> type[nn.Module]:
@@ -65,11 +69,21 @@ def for_mesh(mesh: Mesh, fused: bool = True, platform: str | None = None) -> For
     def attention(qkv, num_heads):
         form = attention_form(qkv, num_heads, platform=platform, num_devices=mesh.size)
         if form is kernel_attention:
-            return _kernel_over_devices(qkv, num_heads, mesh=mesh, interpret=interpret)
+            kernel = functools.partial(form, num_heads=num_heads, interpret=interpret)
+            return _over_devices(kernel, mesh, [qkv])
         return form(qkv, num_heads)
 
+    def joined(places, words, gain):
+        shared_evenly = places.shape[0] % mesh.size == 0
+        if platform == 'tpu' and shared_evenly and join_takes(places, words, gain.shape[0]):
+            kernel = functools.partial(kernel_join_heads, interpret=interpret)
+            return _over_devices(kernel, mesh, [places, words], whole=[gain])
+        return join_heads(places, words, gain)
+
     product = product_of_rows if platform == 'cpu' else jnp.matmul
-    return Forms(attention=attention if fused else _plain_form(platform), product=product)
+    if not fused:
+        return Forms(attention=_plain_form(platform), product=product)
+    return Forms(attention=attention, product=product, join_heads=joined)
 
 
 def attention_form(qkv: jax.Array, num_heads: int, *, platform: str, num_devices: int) -> Attention:
@@ -186,12 +200,13 @@ def _product_gradients(inputs, gradient):
 product_of_rows.defvjp(_product_and_inputs, _product_gradients)
 
 
-def _kernel_over_devices(qkv, num_heads, *, mesh, interpret):
+def _over_devices(kernel, mesh, arrays, whole=()):
+    """Calls a kernel on each device's part of `arrays`, and on all of `whole`."""
     # The compiler cannot split a kernel of ours over devices by itself.
-    kernel = functools.partial(kernel_attention, num_heads=num_heads, interpret=interpret)
     rows = PartitionSpec(('data', 'fsdp'))
-    over_devices = jax.shard_map(kernel, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
-    return over_devices(qkv)
+    specs = (rows,) * len(arrays) + (PartitionSpec(),) * len(whole)
+    over_devices = jax.shard_map(kernel, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)
+    return over_devices(*arrays, *whole)
 
 
 def _plain_form(platform):

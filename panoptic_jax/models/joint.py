@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from panoptic_jax.diffusion.bits import NUM_BITS
 from panoptic_jax.models.forms import PLAIN, Forms
@@ -89,7 +90,7 @@ class Joint(nn.Module):
             skip = plain_norm(self.dtype)(skips[level])
             pixels = pixels + self._dense(width, f'skip_{level}')(skip)
             pixels = self._convolved(pixels, condition, level, 'out')
-        return self._predictions(pixels, condition, m_t)
+        return self._predictions(pixels, condition, at_latents)
 
     def _dense(self, features, name, **options):
         product = self.forms.product
@@ -135,7 +136,7 @@ class Joint(nn.Module):
             places = block(places, words, condition)
         return plain_norm(self.dtype)(places).reshape(grid.shape)
 
-    def _predictions(self, pixels, condition, m_t):
+    def _predictions(self, pixels, condition, at_latents):
         """(B, h, w, width) -> (B, h, w, c) and (B, kh, kw, map_channels), float32."""
         modulation = Modulation(2, pixels.shape[-1], self.dtype, name='modulation')(condition)
         scale, shift = (vector[:, None] for vector in modulation)  # (B, 1, 1, width)
@@ -143,28 +144,33 @@ class Joint(nn.Module):
         # Which side of an edge a pixel lies on is in the skip, and what lies there comes from the
         # blocks: a sum of both cannot choose, a hidden layer can.
         pixels = nn.silu(self._dense(4 * pixels.shape[-1], 'head_in')(pixels))  # (B, h, w, 4 width)
-        map_values = self.patch_factor**2 * self.map_channels
+        inner = self.patch_factor**2  # map pixels of a latent pixel
         zero = {'kernel_init': nn.initializers.zeros}
         # Zeros are the best first guess of centred data, and the loss starts at their variance.
         image = self._dense(self.latent_channels, 'image_head', **zero)(pixels)
-        map_ = self._dense(map_values, 'map_head', **zero)(pixels).astype(jnp.float32)
-        map_ = depth_to_space(map_, self.patch_factor)  # (B, kh, kw, map_channels)
+        map_ = self._dense(inner * self.map_channels, 'map_head', **zero)(pixels)
         # The mean of a bit +-1 behind Gaussian noise is tanh(expectation + gain * noisy bit), with
         # a gain that grows as the noise fades. The rest of the network says what to expect.
         (gain,) = Modulation(1, self.map_channels, name='map_evidence')(condition)
-        map_ = map_ + gain[:, None] * self._evidence(pixels, m_t.astype(jnp.float32))
-        image = image.astype(jnp.float32)
-        return Prediction(image=image, map=jnp.tanh(map_) if self.map_bounded else map_)
+        gain = jnp.tile(gain, inner)[:, None]  # (B, 1, 1, k * k * map_channels)
+        map_ = map_.astype(jnp.float32) + gain * self._evidence(pixels, at_latents)
+        map_ = depth_to_space(jnp.tanh(map_) if self.map_bounded else map_, self.patch_factor)
+        return Prediction(image=image.astype(jnp.float32), map=map_)
 
-    def _evidence(self, pixels, m_t):
-        """Noisy bits of categories, and noisy codes as their means over a thing: as `m_t`."""
-        categories, codes = m_t[..., :NUM_BITS], m_t[..., NUM_BITS:]
-        if not codes.shape[-1]:
-            return categories
+    def _evidence(self, pixels, at_latents):
+        """Noisy bits of categories, and in the place of noisy codes their means over a thing."""
+        noisy = at_latents.astype(jnp.float32)  # (B, h, w, k * k * map_channels)
+        if self.map_channels == NUM_BITS:
+            return noisy
+        inner = self.patch_factor**2
+        pixels_of_map = jnp.split(noisy, inner, axis=-1)
+        codes = sum(pixel[..., NUM_BITS:] for pixel in pixels_of_map) / inner  # (B, h, w, codes)
         # With evidence of its own, each pixel would settle on a code of its own.
         means = ThingMeans(_THING_SIZE, name='thing_means')(pixels, codes)  # (B, h, w, codes)
-        means = depth_to_space(jnp.tile(means, self.patch_factor**2), self.patch_factor)
-        return jnp.concatenate([categories, means], axis=-1)
+        no_categories = [(0, 0)] * 3 + [(NUM_BITS, 0)]
+        means = jnp.tile(jnp.pad(means, no_categories), inner)
+        is_code = np.arange(noisy.shape[-1]) % self.map_channels >= NUM_BITS
+        return jnp.where(is_code, means, noisy)
 
 
 class Words(nn.Module):

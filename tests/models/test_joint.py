@@ -11,7 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from panoptic_jax.machine import sharding
-from panoptic_jax.models import build, forms, joint_blocks, uvit
+from panoptic_jax.models import build, forms, joint_blocks, place_heads, uvit
 
 LATENT, TEXT, MAP_CHANNELS = (8, 8, 3), (5, 12), 8
 SIZES = {'hidden_size': 32, 'depth': 1, 'num_heads': 2}
@@ -49,34 +49,6 @@ def tiny(**options):
 
 def apply(model, params, inputs):
     return jax.jit(model.apply)({'params': params}, *inputs)
-
-
-def test_scores_of_turned_arrays_depend_on_relative_places_only():
-    side, head_size = 6, 16
-    angles = joint_blocks.rotary_angles(side, head_size)
-    rng = np.random.default_rng(0)
-    query, key = rng.normal(size=(2, head_size)).astype(np.float32)
-
-    def at_all_places(vector):
-        heads = jnp.broadcast_to(vector, (1, side * side, 1, head_size))
-        return joint_blocks.rotate(heads, angles)[0, :, 0]
-
-    scores = at_all_places(query) @ at_all_places(key).T
-    scores = scores.reshape(side, side, side, side)  # row and column of a query, then of a key
-    np.testing.assert_allclose(scores[1:, 2:, 1:, 2:], scores[:-1, :-2, :-1, :-2], atol=1e-4)
-    # Closed form: pairs (i, i + D / 2) are complex numbers, turned by the difference of angles.
-    half = head_size // 2
-    pairs = (query[:half] + 1j * query[half:]) * np.conj(key[:half] + 1j * key[half:])
-    turns = np.exp(1j * (angles[8] - angles[27]))
-    expected = (pairs * turns).real.sum()
-    np.testing.assert_allclose(scores[1, 2, 4, 3], expected, atol=1e-4)
-    assert np.std(scores[0, 0]) > 0.1
-    assert np.abs(scores - scores.transpose(1, 0, 3, 2)).max() > 0.1  # rows are not columns
-
-
-def test_angles_span_the_picture_whatever_its_places():
-    few, many = joint_blocks.rotary_angles(4, 8), joint_blocks.rotary_angles(16, 8)
-    np.testing.assert_allclose(many.reshape(16, 16, 4)[::4, ::4].reshape(16, 4), few, rtol=1e-6)
 
 
 def test_blocks_are_the_identity_at_the_start():
@@ -188,15 +160,15 @@ def codes_of(params, features, codes):
     batch, side, _, size = features.shape
     found = np.zeros((batch, side, side, codes.shape[-1]))
     cells = side // 2
-    factor = codes.shape[1] // cells
-    pooled = features.reshape(batch, cells, 2, cells, 2, size).mean((2, 4))
-    values = codes.reshape(batch, cells, factor, cells, factor, -1).mean((2, 4))
+    pooled, values = (
+        array.reshape(batch, cells, 2, cells, 2, -1).mean((2, 4)) for array in (features, codes)
+    )
 
     def turned(name, vector, place, places):
         vector = vector @ params[name]['kernel'] + params[name]['bias']
         vector /= np.sqrt(np.mean(vector**2) + 1e-6)
         half = len(vector) // 2
-        angles = joint_blocks.rotary_angles(places, len(vector))[place]
+        angles = place_heads.rotary_angles(places, len(vector))[place]
         return (vector[:half] + 1j * vector[half:]) * np.exp(1j * angles)
 
     for b, row, column in np.ndindex(batch, side, side):
@@ -212,7 +184,7 @@ def codes_of(params, features, codes):
 
 def test_a_thing_s_mean_is_weighted_by_what_looks_alike():
     rng = np.random.default_rng(5)
-    features, codes = rng.normal(size=(2, 8, 8, 6)), rng.normal(size=(2, 16, 16, 5))
+    features, codes = rng.normal(size=(2, 8, 8, 6)), rng.normal(size=(2, 8, 8, 5))
     means = joint_blocks.ThingMeans(8)
     shapes = jax.eval_shape(means.init, jax.random.key(0), features, codes)['params']
     params = jax.tree.map(np.asarray, random_arrays(shapes, std=1.0)) | {'gain': 3.0}
@@ -235,6 +207,27 @@ def test_noisy_codes_are_read_in_the_whole_map_and_noisy_categories_where_they_a
         assert not np.delete(differs, channel, axis=-1).any()
         is_code = channel >= 8
         assert differs[..., channel].sum() > 200 if is_code else differs[..., channel].sum() == 1
+
+
+def test_codes_are_averaged_over_latent_pixels_and_shown_in_all_of_their_pixels():
+    model, params, (image, map_, *rest) = tiny(map_channels=16, map_bounded=False)
+    quiet = with_vectors(params, 'modulation_in', np.repeat([0, -1, 0], 16))
+    silent, loud = (with_vectors(quiet, 'map_evidence', gain) for gain in (0, 1))
+    blocks = map_.reshape(2, 8, 2, 8, 2, 16)
+    codes_turned = jnp.concatenate([blocks[..., :8], blocks[:, :, ::-1, :, ::-1, 8:]], axis=-1)
+    expected, of_turned, without = (
+        apply(model, weights, (image, noisy, *rest)).map
+        for weights, noisy in (
+            (loud, map_),
+            (loud, codes_turned.reshape(map_.shape)),
+            (silent, map_),
+        )
+    )
+    np.testing.assert_allclose(of_turned, expected, atol=1e-4)
+    evidence = np.asarray(expected - without)[..., 8:].reshape(2, 8, 2, 8, 2, 8)
+    first = evidence[:, :, :1, :, :1]
+    np.testing.assert_allclose(evidence, np.broadcast_to(first, evidence.shape), atol=1e-4)
+    assert first.std(axis=(1, 3)).min() > 1e-3
 
 
 def test_the_order_of_words_counts():
