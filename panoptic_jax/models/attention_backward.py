@@ -19,6 +19,7 @@ from panoptic_jax.models.attention_layout import (
     LANES,
     PLAIN,
     TRANSPOSED,
+    Layout,
     columns,
     dot,
     of_head,
@@ -67,11 +68,10 @@ def backward(
     logarithms: jax.Array,
     gradient: jax.Array,
     *,
-    num_heads: int,
+    layout: Layout,
     interpret: bool,
 ) -> jax.Array:
     """The gradient of `qkv`, from that of the result and the logarithms of the forward pass."""
-    layout = attention_layout.layout_of(qkv.shape, num_heads)
 
     def body(*refs):
         memory = _Memory(*refs, attention_layout.unseen_zero())
@@ -90,7 +90,7 @@ def backward(
 
         jax.lax.fori_loop(0, layout.groups, of_group, init_val=None)
 
-    of_qkv = attention_layout.block(layout.queries, 3 * layout.channels)
+    of_qkv = attention_layout.block(layout.rows, 3 * layout.channels)
     of_mixed = attention_layout.block(layout.queries, layout.channels)
     of_logarithms = attention_layout.logarithms_block(layout)
     return pl.pallas_call(
@@ -148,6 +148,11 @@ def _write(memory, layout, group):
         gradients = jnp.concatenate([found[n] for n in range(layout.heads_of_group)])
         of_group = columns(start, group, layout.width)
         memory.result[0, : gradients.shape[1], of_group] = gradients.T
+    # The tokens that do not ask.
+    silent = layout.keys - layout.queries
+    if silent > 0:
+        zeros = jnp.zeros((silent, layout.width), memory.result.dtype)
+        memory.result[0, layout.queries : layout.keys, columns(0, group, layout.width)] = zeros
 
 
 def _read_part(memory, layout, group, head):
@@ -168,7 +173,7 @@ def _score(memory, layout, group, head, *, tile, slot):
     # Queries beyond the tokens are zeros, and what the forward pass left for them may be NaN.
     lanes = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
     logarithm = attention_heads.logarithms(memory, group, head, tile)
-    logarithm = jnp.where(lanes < layout.count - tile.start, logarithm, jnp.zeros_like(logarithm))
+    logarithm = jnp.where(lanes < layout.asking - tile.start, logarithm, jnp.zeros_like(logarithm))
     scores = dot(key[:], query, TRANSPOSED)
     of_weights = dot(value[:], gradient, TRANSPOSED)
     weights = jnp.exp2(scores * (layout.head**-0.5 * math.log2(math.e)) - logarithm)

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from panoptic_jax.models import attention_layout
-from panoptic_jax.models.attention_layout import FLOAT_SUBLANES, LANES, columns
+from panoptic_jax.models.attention_layout import FLOAT_SUBLANES, LANES, Layout, columns
 
 # Units whose scores are computed ahead of the softmax: one for each matrix unit, and one more.
 _AHEAD = 5
@@ -58,14 +58,13 @@ class _Memory(NamedTuple):
 
 
 def forward(
-    qkv: jax.Array, num_heads: int, *, interpret: bool, with_logarithms: bool
+    qkv: jax.Array, layout: Layout, *, interpret: bool, with_logarithms: bool
 ) -> list[jax.Array]:
-    """[mixed (B, T, C)], with the binary logarithms of the softmax's sums if they are asked for.
+    """[mixed (B, asking, C)], with the binary logarithms of the softmax's sums if asked for.
 
-    These are float32 (B, groups, heads of a group, T and what fills the lanes): a weight is two to
-    the power of its score, times log2(e), less the logarithm.
+    These are float32 (B, groups, heads of a group, asking and what fills the lanes): a weight is
+    two to the power of its score, times log2(e), less the logarithm.
     """
-    layout = attention_layout.layout_of(qkv.shape, num_heads)
     # A trip's first and last units find the matrix units idle, so a trip has some heads.
     groups_of_trip = 2 if layout.width == LANES and layout.groups % 2 == 0 else 1
     units = _units(layout, groups_of_trip)
@@ -84,7 +83,7 @@ def forward(
 
     logarithms = attention_layout.logarithms_shape(layout)
     shapes = [
-        jax.ShapeDtypeStruct((layout.batch, layout.count, layout.channels), qkv.dtype),
+        jax.ShapeDtypeStruct((layout.batch, layout.asking, layout.channels), qkv.dtype),
         jax.ShapeDtypeStruct((layout.batch, *logarithms), jnp.float32),
     ]
     blocks = [
@@ -95,7 +94,7 @@ def forward(
     return pl.pallas_call(
         body,
         grid=(layout.batch,),
-        in_specs=[attention_layout.block(layout.queries, 3 * layout.channels)],
+        in_specs=[attention_layout.block(layout.rows, 3 * layout.channels)],
         out_specs=blocks[:arrays],
         out_shape=shapes[:arrays],
         scratch_shapes=_scratch(layout, qkv.dtype, units),

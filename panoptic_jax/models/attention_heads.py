@@ -86,16 +86,16 @@ def logarithms(memory: Any, group: jax.Array, head: Head, tile: slice) -> jax.Ar
 
 
 def _read(memory, layout, group, start):
-    def read(array, channel, rows):
+    def read(array, channel, rows, count):
         of_part = attention_layout.read_part(
             array, layout, group, start=start, channel=channel, rows=rows
         )
         # The sums over queries and keys meet all rows, so none may be NaN.
-        return attention_layout.zero_rows_from(layout.count, of_part)
+        return attention_layout.zero_rows_from(count, of_part)
 
     return [
-        read(memory.qkv, 0, layout.queries),
-        read(memory.qkv, layout.channels, layout.keys),
-        read(memory.qkv, 2 * layout.channels, layout.keys),
-        read(memory.gradient, 0, layout.queries),
+        read(memory.qkv, 0, layout.queries, layout.asking),
+        read(memory.qkv, layout.channels, layout.keys, layout.count),
+        read(memory.qkv, 2 * layout.channels, layout.keys, layout.count),
+        read(memory.gradient, 0, layout.queries, layout.asking),
     ]

@@ -28,13 +28,13 @@ def packed(mixed: jax.Array) -> jax.Array:
 
 
 def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Softmax attention over (..., T, D); the softmax and its sum are float32."""
+    """Softmax attention, (..., queries, D) and twice (..., T, D); sums are float32."""
     scores = jnp.einsum(
         '...qd,...kd->...qk',
         query * query.shape[-1] ** -0.5,
         key,
         preferred_element_type=jnp.float32,
-    )  # (..., T, T)
+    )  # (..., queries, T)
     largest = scores.max(-1, keepdims=True)
     weights = jnp.exp(scores - jax.lax.stop_gradient(largest))
     # Dividing the small result instead of the large weights saves a pass over the latter.
@@ -44,7 +44,10 @@ def mix(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def attention_in_parts(
-    qkv: jax.Array, num_heads: int, scores_in_cache: int = SCORES_IN_CACHE
+    qkv: jax.Array,
+    num_heads: int,
+    queries: int | None = None,
+    scores_in_cache: int = SCORES_IN_CACHE,
 ) -> jax.Array:
     """Softmax attention, a few heads at a time where the scores of all of them are too many.
 
@@ -54,21 +57,22 @@ def attention_in_parts(
     Args:
       qkv: (B, T, 3C): queries, keys and values, each the heads side by side.
       num_heads: Divides C.
+      queries: Only so many tokens, the first ones, read the others; None: all of them do.
       scores_in_cache: The most scores of a part, but at least one head's.
 
     Returns:
-      (B, T, C), of the type of `qkv`.
+      (B, queries, C), of the type of `qkv`.
     """
     query, key, value = unpacked(qkv, num_heads)
-    batch, _, count, size = query.shape
-    all_heads = batch * num_heads
-    fitting = max(1, scores_in_cache // count**2)
+    query = query[:, :, :queries]
+    all_heads = query.shape[0] * num_heads
+    fitting = max(1, scores_in_cache // (query.shape[2] * key.shape[2]))
     if all_heads <= 2 * fitting:
         return packed(mix(query, key, value))
     # Parts of equal size, since a loop's rounds have one shape.
     part = max(n for n in range(1, fitting + 1) if all_heads % n == 0)
-    parts = tuple(array.reshape(-1, part, count, size) for array in (query, key, value))
+    parts = tuple(array.reshape(-1, part, *array.shape[2:]) for array in (query, key, value))
     # Scores are computed again for the gradient: writing them out and back takes longer.
     mix_again = jax.checkpoint(mix)
-    mixed = jax.lax.map(lambda arrays: mix_again(*arrays), parts)  # (parts, part, T, C / heads)
+    mixed = jax.lax.map(lambda arrays: mix_again(*arrays), parts)  # (parts, part, queries, D)
     return packed(mixed.reshape(query.shape))

@@ -18,20 +18,21 @@ from panoptic_jax.models.attention_forward import forward
 _MOST_TOKENS = 1024
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def kernel_attention(qkv: jax.Array, num_heads: int, interpret: bool = False) -> jax.Array:
+def kernel_attention(
+    qkv: jax.Array, num_heads: int, queries: int | None = None, interpret: bool = False
+) -> jax.Array:
     """Softmax attention, the same as `attention.einsum_attention`.
 
     Args:
       qkv: (B, T, 3C): queries, keys and values, each the heads side by side; B is one device's.
       num_heads: Divides C; see `kernel_takes`.
+      queries: Only so many tokens, the first ones, read the others; None: all of them do.
       interpret: Run as plain JAX, for tests on any platform.
 
     Returns:
-      (B, T, C), of the type of `qkv`.
+      (B, queries, C), of the type of `qkv`.
     """
-    (mixed,) = forward(qkv, num_heads, interpret=interpret, with_logarithms=False)
-    return mixed
+    return _attention(qkv, attention_layout.layout_of(qkv.shape, num_heads, queries), interpret)
 
 
 def kernel_takes(tokens: int, size: int, num_heads: int) -> bool:
@@ -40,13 +41,19 @@ def kernel_takes(tokens: int, size: int, num_heads: int) -> bool:
     return registers_are_full and tokens <= _MOST_TOKENS
 
 
-def _forward(qkv, num_heads, interpret):
-    mixed, logarithms = forward(qkv, num_heads, interpret=interpret, with_logarithms=True)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _attention(qkv, layout, interpret):
+    (mixed,) = forward(qkv, layout, interpret=interpret, with_logarithms=False)
+    return mixed
+
+
+def _forward(qkv, layout, interpret):
+    mixed, logarithms = forward(qkv, layout, interpret=interpret, with_logarithms=True)
     return mixed, (qkv, logarithms)
 
 
-def _backward(num_heads, interpret, saved, gradient):
-    return (backward(*saved, gradient, num_heads=num_heads, interpret=interpret),)
+def _backward(layout, interpret, saved, gradient):
+    return (backward(*saved, gradient, layout=layout, interpret=interpret),)
 
 
-kernel_attention.defvjp(_forward, _backward)
+_attention.defvjp(_forward, _backward)

@@ -30,6 +30,7 @@ class Layout(NamedTuple):
     Attributes:
       batch: Examples.
       count: Tokens of each.
+      asking: Tokens that are queries, the first ones; all are keys.
       channels: All heads together.
       head: Channels of one head.
       width: Channels of a group, as few heads as fill whole registers.
@@ -39,11 +40,17 @@ class Layout(NamedTuple):
 
     batch: int
     count: int
+    asking: int
     channels: int
     head: int
     width: int
     queries: int
     keys: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of a block with all tokens."""
+        return math.ceil(self.count / LANES) * LANES
 
     @property
     def groups(self) -> int:
@@ -72,17 +79,19 @@ class Layout(NamedTuple):
         return self.width if self.width == LANES else self.head
 
 
-def layout_of(shape: tuple[int, ...], num_heads: int) -> Layout:
-    """The layout for queries, keys and values of `shape` (B, T, 3C)."""
+def layout_of(shape: tuple[int, ...], num_heads: int, queries: int | None) -> Layout:
+    """The layout for queries, keys and values of `shape` (B, T, 3C); `queries` tokens ask."""
     batch, count, size = shape
+    asking = queries or count
     head = size // 3 // num_heads
     return Layout(
         batch=batch,
         count=count,
+        asking=asking,
         channels=size // 3,
         head=head,
         width=group_width(head),
-        queries=math.ceil(count / LANES) * LANES,
+        queries=math.ceil(asking / LANES) * LANES,
         keys=math.ceil(count / SUBLANES) * SUBLANES,
     )
 
@@ -192,6 +201,6 @@ def compiler_settings(layout: Layout, itemsize: int, products: int, arrays: int)
     cost_estimate = pl.CostEstimate(
         flops=products * 2 * scores * layout.channels,
         transcendentals=layout.channels // layout.head * scores,
-        bytes_accessed=arrays * layout.batch * layout.queries * layout.channels * itemsize,
+        bytes_accessed=arrays * layout.batch * layout.rows * layout.channels * itemsize,
     )
     return {'compiler_params': compiler_params, 'cost_estimate': cost_estimate}

@@ -24,7 +24,7 @@ from panoptic_jax.models.attention_kernel import kernel_attention, kernel_takes
 from panoptic_jax.models.place_heads import join_heads
 from panoptic_jax.models.place_heads_kernel import join_takes, kernel_join_heads
 
-Attention = Callable[[jax.Array, int], jax.Array]
+Attention = Callable[..., jax.Array]
 
 _NARROW = 192  # columns of which a cache holds enough rows
 
@@ -33,7 +33,8 @@ class Forms(NamedTuple):
     """What blocks are made of.
 
     Attributes:
-      attention: (qkv (B, T, 3C), heads) -> (B, T, C), see `attention.einsum_attention`.
+      attention: (qkv (B, T, 3C), heads, queries) -> (B, queries, C), see
+        `attention.einsum_attention`.
       product: (array (..., m), kernel (m, n)) -> (..., n).
       join_heads: See `place_heads.join_heads`.
       remat: Whether a gradient computes what is inside a block again, in the place of keeping it.
@@ -66,12 +67,14 @@ def for_mesh(mesh: Mesh, fused: bool = True, platform: str | None = None) -> For
     platform = platform or devices_platform
     interpret = platform != devices_platform
 
-    def attention(qkv, num_heads):
+    def attention(qkv, num_heads, queries=None):
         form = attention_form(qkv, num_heads, platform=platform, num_devices=mesh.size)
         if form is kernel_attention:
-            kernel = functools.partial(form, num_heads=num_heads, interpret=interpret)
+            kernel = functools.partial(
+                form, num_heads=num_heads, queries=queries, interpret=interpret
+            )
             return _over_devices(kernel, mesh, [qkv])
-        return form(qkv, num_heads)
+        return form(qkv, num_heads, queries)
 
     def joined(places, words, gain):
         shared_evenly = places.shape[0] % mesh.size == 0

@@ -82,7 +82,7 @@ class PlaceBlock(nn.Module):
         of_words = dense(2 * size, use_bias=False, name='words')(words)
         gain = self.param('gain', nn.initializers.ones, (self.num_heads, 1), jnp.float32)
         qkv = self.forms.join_heads(of_places, of_words, gain[:, 0])  # (B, N + L, 3C)
-        mixed = self.forms.attention(qkv, self.num_heads)[:, : places.shape[1]]
+        mixed = self.forms.attention(qkv, self.num_heads, places.shape[1])  # (B, N, C)
         places = places + gate1 * dense(size, name='proj')(mixed)
         normed = norm(places) * (1 + scale2) + shift2
         hidden = nn.silu(dense(4 * size, name='fc1')(normed))  # (B, N, 4C)

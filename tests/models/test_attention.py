@@ -33,15 +33,26 @@ def test_plain_attention_is_a_softmax_over_keys():
 
 
 @pytest.mark.parametrize(
-    ('tokens', 'size', 'heads'),
-    [(128, 128, 1), (70, 256, 4), (150, 128, 4), (590, 128, 2), (40, 1152, 16)],
+    ('tokens', 'queries', 'size', 'heads'),
+    [
+        (128, None, 128, 1),
+        (70, None, 256, 4),
+        (150, None, 128, 4),
+        (590, None, 128, 2),
+        (40, None, 1152, 16),
+        (333, 256, 128, 2),
+        (150, 20, 256, 8),
+        (290, 130, 128, 1),
+        (40, 16, 1152, 16),
+    ],
 )
-def test_kernel_is_the_plain_attention(tokens, size, heads):
+def test_kernel_is_the_plain_attention(tokens, queries, size, heads):
     """Values and gradients; interpreted, what lies beyond the tokens is NaN, as bad as on a TPU."""
     qkv, gradient = packed(2, tokens, size)
+    gradient = gradient[:, :queries]
 
     def both(function, dtype):
-        value, pull_back = jax.vjp(lambda x: function(x, heads), jnp.asarray(qkv, dtype))
+        value, pull_back = jax.vjp(lambda x: function(x, heads, queries), jnp.asarray(qkv, dtype))
         (back,) = pull_back(jnp.asarray(gradient, dtype))
         return np.asarray(value, np.float32), np.asarray(back, np.float32)
 
@@ -52,26 +63,30 @@ def test_kernel_is_the_plain_attention(tokens, size, heads):
             np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max(), err_msg=name)
 
 
-@pytest.mark.parametrize('limit', [2**20, 2 * 50**2, 1])  # whole, in twos of six, one by one
-def test_attention_in_parts_is_the_plain_one(limit):
+@pytest.mark.parametrize('queries', [None, 30])
+@pytest.mark.parametrize('limit', [2**20, 2 * 50 * 30, 1])  # whole, in twos of six, one by one
+def test_attention_in_parts_is_the_plain_one(limit, queries):
     qkv, gradient = (jnp.float32(array) for array in packed(2, 50, 24))
+    gradient = gradient[:, :queries]
     on_cpu = forms.for_mesh(sharding.make_mesh(1, 1, jax.devices()[:1])).attention
     in_parts = functools.partial(attention_in_parts.attention_in_parts, scores_in_cache=limit)
-    text = str(jax.make_jaxpr(lambda x: in_parts(x, 3))(qkv))
+    text = str(jax.make_jaxpr(lambda x: in_parts(x, 3, queries))(qkv))
     assert ('scan' in text) == (limit < 2**20)
 
     for function in (on_cpu, in_parts):
-        found, pull_back = jax.vjp(lambda x, f=function: f(x, 3), qkv)
-        expected, expected_back = jax.vjp(lambda x: attention.einsum_attention(x, 3), qkv)
+        found, pull_back = jax.vjp(lambda x, f=function: f(x, 3, queries), qkv)
+        expected, expected_back = jax.vjp(lambda x: attention.einsum_attention(x, 3, queries), qkv)
         np.testing.assert_allclose(found, expected, atol=1e-6)
         np.testing.assert_allclose(pull_back(gradient)[0], expected_back(gradient)[0], atol=1e-5)
 
 
-def test_saved_attention_is_the_plain_one():
+@pytest.mark.parametrize('queries', [None, 20])
+def test_saved_attention_is_the_plain_one(queries):
     qkv, gradient = packed(2, 33, 96)
+    gradient = gradient[:, :queries]
 
     def both(function, dtype):
-        value, pull_back = jax.vjp(lambda x: function(x, 3), jnp.asarray(qkv, dtype))
+        value, pull_back = jax.vjp(lambda x: function(x, 3, queries), jnp.asarray(qkv, dtype))
         (back,) = pull_back(jnp.asarray(gradient, dtype))
         assert value.dtype == back.dtype == dtype
         return np.asarray(value, np.float32), np.asarray(back, np.float32)
@@ -148,20 +163,23 @@ def cudnn(monkeypatch):
 
 
 # Odd numbers of tokens, too: a caption of any length, an image of any size.
-@pytest.mark.parametrize(('tokens', 'heads'), [(590, 8), (335, 8), (89, 4), (153, 32)])
+@pytest.mark.parametrize(
+    ('tokens', 'queries', 'heads'),
+    [(590, 590, 8), (335, 335, 8), (89, 89, 4), (153, 153, 32), (333, 256, 8), (88, 63, 8)],
+)
 @pytest.mark.usefixtures('cudnn')
-def test_cudnn_attention_lowers_to_its_kernels(tokens, heads):
+def test_cudnn_attention_lowers_to_its_kernels(tokens, queries, heads):
     """Where there is no GPU, the program for one names cuDNN's kernels, forwards and backwards."""
 
     def value_and_gradient(qkv):
-        mixed, pull_back = jax.vjp(lambda x: attention.cudnn_attention(x, heads), qkv)
+        mixed, pull_back = jax.vjp(lambda x: attention.cudnn_attention(x, heads, queries), qkv)
         return mixed, pull_back(mixed)
 
     shape = jax.ShapeDtypeStruct((4, tokens, 1536), jnp.bfloat16)
     assert attention.cudnn_takes(shape.dtype, 512 // heads)
     lowered = jax.jit(value_and_gradient).trace(shape).lower(lowering_platforms=('cuda',))
     mixed, (back,) = lowered.out_info
-    assert mixed.shape == (4, tokens, 512)
+    assert mixed.shape == (4, queries, 512)
     assert back.shape == shape.shape
     text = lowered.as_text()
     assert '__cudnn$fmhaSoftmax' in text
@@ -181,18 +199,19 @@ def test_heads_that_cudnn_does_not_take_get_the_plain_form(size):
     np.testing.assert_array_equal(jnp.float32(found), jnp.float32(plain))
 
 
-@pytest.mark.parametrize('count', [8, 9])
-def test_a_token_beyond_the_end_changes_nothing(count, monkeypatch):
+@pytest.mark.parametrize(('count', 'queries'), [(8, 8), (9, 9), (9, 6), (8, 5)])
+def test_a_token_beyond_the_end_changes_nothing(count, queries, monkeypatch):
     """What cuDNN gets, computed by JAX's own form of the same function: values and gradients."""
     qkv, gradient = (jnp.float32(array) for array in packed(2, count, 24))
+    gradient = gradient[:, :queries]
     attend = jax.nn.dot_product_attention
 
     def by_xla(*arrays, implementation, **lengths):
-        assert arrays[0].shape[1] % 2 == 0
+        assert all(array.shape[1] % 2 == 0 for array in arrays)
         return attend(*arrays, implementation='xla', **lengths)
 
     monkeypatch.setattr(jax.nn, 'dot_product_attention', by_xla)
-    found, pull_back = jax.vjp(lambda x: attention.cudnn_attention(x, 3), qkv)
-    expected, expected_back = jax.vjp(lambda x: attention.einsum_attention(x, 3), qkv)
+    found, pull_back = jax.vjp(lambda x: attention.cudnn_attention(x, 3, queries), qkv)
+    expected, expected_back = jax.vjp(lambda x: attention.einsum_attention(x, 3, queries), qkv)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_allclose(pull_back(gradient)[0], expected_back(gradient)[0], atol=1e-5)

@@ -243,9 +243,10 @@ def test_words_queries_change_nothing_that_places_get():
     def queries_keys_values(params, *inputs):
         seen = []
 
-        def attention(qkv, num_heads):
+        def attention(qkv, num_heads, queries):
+            assert queries == 16
             seen.append(qkv)
-            return forms.PLAIN.attention(qkv, num_heads)
+            return forms.PLAIN.attention(qkv, num_heads, queries)
 
         spying = model.clone(forms=forms.PLAIN._replace(attention=attention))
         spying.apply({'params': params}, *inputs)

@@ -37,9 +37,9 @@ def test_tokens_are_those_that_attention_gets(name, join, separate_times):
     description = described(name, join=join, separate_times=separate_times)
     counts = set()
 
-    def attention(qkv, num_heads):
+    def attention(qkv, num_heads, queries=None):
         counts.add(qkv.shape[1])
-        return forms.PLAIN.attention(qkv, num_heads)
+        return forms.PLAIN.attention(qkv, num_heads, queries)
 
     model = description.build(jnp.float32, forms.PLAIN._replace(attention=attention))
     params = description.abstract_parameters()
