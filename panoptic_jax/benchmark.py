@@ -23,7 +23,8 @@ from panoptic_jax.logs import benchmark_table, clock
 from panoptic_jax.logs.timing import Effort, Timing, examples_per_second, time_calls
 from panoptic_jax.machine import chips, files, sharding
 from panoptic_jax.models import build
-from panoptic_jax.models.forms import attention_error, compute_dtype, for_mesh
+from panoptic_jax.models.form_error import attention_error
+from panoptic_jax.models.forms import compute_dtype, for_mesh
 from panoptic_jax.preparation import claim
 from panoptic_jax.programs.conditions import Conditions
 from panoptic_jax.programs.description import Description, assume, describe
@@ -57,7 +58,7 @@ def benchmark(
       `outside_seconds_per_pair`, of what a sampling job does besides drawing, None without data;
       `matmul_peak_flops`, measured on these devices in the same run, and the shares of it,
       `train_share_of_peak` and `sample_share_of_peak`; sizes, times and FLOPs beside them;
-      `attention_error`, see `forms.attention_error`.
+      `attention_error`, see `form_error.attention_error`.
 
     Raises:
       ValueError: data of other settings, or batches that the devices cannot share.
@@ -217,15 +218,12 @@ def _measure_sampling(
 
 
 def _attention_error(description: Description, mesh: jax.sharding.Mesh) -> float:
-    # No TPU has run our kernel yet, so every benchmark says how far it is from the plain form.
-    return attention_error(
-        for_mesh(mesh).attention,
-        batch_size=mesh.size,
-        tokens=description.num_tokens,
-        size=description.model.hidden_size,
-        num_heads=description.model.num_heads,
-        dtype=compute_dtype(description.model.dtype, mesh),
-    )
+    # No TPU has run our kernels yet, so every benchmark says how far they are from the plain forms.
+    model = description.model
+    shape = mesh.size, description.num_tokens, 3 * model.hidden_size
+    qkv = jax.ShapeDtypeStruct(shape, compute_dtype(model.dtype, mesh))
+    words = description.text.tokens if model.name == 'joint' else 0
+    return attention_error(for_mesh(mesh), qkv, model.num_heads, words)
 
 
 def _seconds_outside(

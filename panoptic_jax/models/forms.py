@@ -1,7 +1,8 @@
 """What each platform gets: forms of the networks' heaviest parts, and the computation's type.
 
 All forms of a part have the same values, up to rounding. The forms of attention themselves are in
-`models/attention.py`, `models/attention_in_parts.py` and `models/attention_kernel.py`.
+`models/attention.py`, `models/attention_in_parts.py` and `models/attention_kernel.py`;
+`models/form_error.py` says how far they are from the plain ones on the devices at hand.
 """
 
 import functools
@@ -121,53 +122,6 @@ def compute_dtype(name: str, mesh: Mesh) -> Any:
     if name == 'auto':
         name = 'float32' if _platform(mesh) == 'cpu' else 'bfloat16'
     return jnp.dtype(name)
-
-
-def attention_error(
-    attention: Attention,
-    *,
-    batch_size: int,
-    tokens: int,
-    size: int,
-    num_heads: int,
-    dtype: jnp.dtype,
-) -> float:
-    """How far an attention is from the plain one, on random numbers and the devices at hand.
-
-    Args:
-      attention: The form in question, such as `for_mesh(mesh).attention`.
-      batch_size: B of the random (B, T, 3C).
-      tokens: T.
-      size: C.
-      num_heads: Divides C.
-      dtype: Type of the computation.
-
-    Returns:
-      The largest difference of values and gradients, in standard deviations of the plain ones:
-      some hundredths in bfloat16, 1e-5 in float32. More means a kernel that does not do its work
-      here.
-    """
-    qkv_key, gradient_key = jax.random.split(jax.random.key(0))
-    qkv = jax.random.normal(qkv_key, (batch_size, tokens, 3 * size), dtype)  # (B, T, 3C)
-    gradient = jax.random.normal(gradient_key, (batch_size, tokens, size), dtype)
-
-    def value_and_gradient(form, qkv, gradient):
-        value, pull_back = jax.vjp(lambda x: form(x, num_heads), qkv)
-        (of_qkv,) = pull_back(gradient)
-        return value.astype(jnp.float32), of_qkv.astype(jnp.float32)
-
-    # In units of the plain form, so that one bound serves all sizes.
-    def deviations(array, plain):
-        return jnp.abs(array - plain).max() / plain.std()
-
-    # The arrays are arguments: a compiler computes with constants itself, a GPU's for minutes.
-    @jax.jit
-    def worst(qkv, gradient):
-        ours = value_and_gradient(attention, qkv, gradient)
-        plain = value_and_gradient(einsum_attention, qkv, gradient)
-        return jnp.stack(jax.tree.map(deviations, ours, plain)).max()
-
-    return float(worst(qkv, gradient))
 
 
 @jax.custom_vjp

@@ -9,7 +9,13 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from panoptic_jax.machine import sharding
-from panoptic_jax.models import attention, attention_in_parts, attention_kernel, forms
+from panoptic_jax.models import (
+    attention,
+    attention_in_parts,
+    attention_kernel,
+    form_error,
+    forms,
+)
 
 
 def packed(batch, tokens, size, seed=0):
@@ -122,16 +128,21 @@ def test_kernel_over_devices_is_the_kernel_on_one():
         np.testing.assert_allclose(found, attention.einsum_attention(few, heads), atol=2e-5)
 
 
-def test_a_kernel_that_errs_on_these_devices_is_seen():
-    right = forms.for_mesh(sharding.make_mesh(1, 1, jax.devices()[:1])).attention
+@pytest.mark.parametrize('words', [0, 10])
+def test_a_kernel_that_errs_on_these_devices_is_seen(words):
+    right = forms.for_mesh(sharding.make_mesh(1, 1, jax.devices()[:1]))
 
-    def wrong(qkv, num_heads):
-        return 1.2 * right(qkv, num_heads)
+    def error(form, dtype):
+        qkv = jax.ShapeDtypeStruct((1, 46, 72), dtype)
+        return form_error.attention_error(form, qkv, 3, words)
 
-    error = functools.partial(forms.attention_error, batch_size=1, tokens=50, size=24, num_heads=3)
-    assert error(right, dtype=jnp.float32) < 1e-4
-    assert error(right, dtype=jnp.bfloat16) < 0.1
-    assert error(wrong, dtype=jnp.float32) > 0.2
+    assert error(right, jnp.float32) < 1e-4
+    assert error(right, jnp.bfloat16) < 0.1
+    wrong = [right._replace(attention=lambda *arguments: 1.2 * right.attention(*arguments))]
+    if words:
+        wrong.append(right._replace(join_heads=lambda *arrays: 1.2 * right.join_heads(*arrays)))
+    for form in wrong:
+        assert error(form, jnp.float32) > 0.2
 
 
 def test_each_platform_gets_its_form():
