@@ -12,9 +12,9 @@ Arguments: size=S (or S-deep, M, L, H), patch_factor=2 (or 1, 4), instances=1 (0
   encoders=light (TAESD and random word vectors, in data/coco_light). An example with two arguments:
   --config=configs/joint.py:size=M,encoders=light.
 Data: the same as for `configs/one_stream.py`, prepared by --mode=prepare with either config.
-Hardware and hours: never run at this scale. Computed from 89 GFLOP a training image (S), 256 M
-  images and 40 % of the bfloat16 peak: 2.0 hours on 8 H100, 5.0 hours on 16 TPU v5e; the compiler
-  predicts 21 % on TPU v5e (`docs/PERFORMANCE.md`).
+Hardware and hours: never run at this scale. Computed from 87 GFLOP a training image (S), 256 M
+  images and 40 % of the bfloat16 peak: 2.0 hours on 8 H100, 4.9 hours on 16 TPU v5e; the compiler
+  predicts 29 % on TPU v5e (`docs/PERFORMANCE.md`).
 Expected score: not known at this scale. On the embedded scenes the same recipe is the quickstart's.
 """
 

@@ -102,7 +102,7 @@ def backward(
         scratch_shapes=_scratch(layout, qkv.dtype),
         name='attention_gradient',
         interpret=interpret,
-        **attention_layout.compiler_settings(layout, qkv.dtype.itemsize, products=5, arrays=7),
+        **attention_layout.compiler_settings(layout, qkv.dtype.itemsize, products=5, arrays=6),
     )(qkv, logarithms, gradient)
 
 

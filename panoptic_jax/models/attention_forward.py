@@ -100,7 +100,7 @@ def forward(
         scratch_shapes=_scratch(layout, qkv.dtype, units),
         name='attention',
         interpret=interpret,
-        **attention_layout.compiler_settings(layout, qkv.dtype.itemsize, products=2, arrays=4),
+        **attention_layout.compiler_settings(layout, qkv.dtype.itemsize, products=2, arrays=3),
     )(qkv)
 
 

@@ -192,8 +192,12 @@ def unseen_zero() -> jax.Array:
 
 
 def compiler_settings(layout: Layout, itemsize: int, products: int, arrays: int) -> dict:
-    """What is computed, for the compiler's schedule and our plans: `arrays` of (B, T, C) moved."""
+    """What is computed, for the compiler's schedule and our plans.
+
+    `arrays` of (B, T, C) are moved, and one of (B, asking, C).
+    """
     scores = layout.batch * layout.queries * layout.keys
+    tokens = arrays * layout.count + layout.asking
     # Examples are independent of each other, so a chip's cores may share them out.
     compiler_params = pltpu.CompilerParams(
         dimension_semantics=('parallel',), vmem_limit_bytes=VECTOR_MEMORY
@@ -201,6 +205,6 @@ def compiler_settings(layout: Layout, itemsize: int, products: int, arrays: int)
     cost_estimate = pl.CostEstimate(
         flops=products * 2 * scores * layout.channels,
         transcendentals=layout.channels // layout.head * scores,
-        bytes_accessed=arrays * layout.batch * layout.rows * layout.channels * itemsize,
+        bytes_accessed=layout.batch * tokens * layout.channels * itemsize,
     )
     return {'compiler_params': compiler_params, 'cost_estimate': cost_estimate}
