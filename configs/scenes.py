@@ -7,7 +7,7 @@
         --config.export_dtype=float16
 
 Argument: model=joint (our recipe, with instances), uvit (the image alone), one_stream, two_stream
-  (the paper's recipe; the last one is frozen around exported weights of uvit). An example:
+  (the paper's recipe; the last one's image stream is that of scenes/uvit, frozen). An example:
   --config=configs/scenes.py:model=one_stream.
 Hardware and hours: four minutes of an H100 for joint, which another training shared (JAX 0.11.2);
   two CPU cores would take 14 hours (computed). The others are sized for about an hour of one core,
@@ -51,6 +51,6 @@ def get_config(text: str = '') -> ml_collections.ConfigDict:
         config.checkpoint_every = 200
         config.model.update(hidden_size=160, depth=4, num_heads=4)
     if model == 'two_stream':
-        config.init_weights = 'runs/scenes_uvit/weights.safetensors'
+        config.init_weights = 'scenes/uvit'
     config.lock()
     return config

@@ -2,8 +2,10 @@
 
 import os
 
+import numpy as np
 import pytest
 
+from panoptic_jax import pipeline
 from panoptic_jax.machine import shipped
 from panoptic_jax.weights import file as weights_file
 
@@ -33,6 +35,19 @@ def test_the_weights_are_small_and_each_has_a_card():
     for name in shipped.names():
         card = shipped.FOLDER / f'{name}.md'
         assert '## Known faults' in card.read_text()
+
+
+@pytest.mark.parametrize('name', sorted(set(shipped.names()) - {'scenes/decoder'}))
+def test_each_network_draws(name):
+    draw = pipeline.load(name, 'scenes/decoder', evaluations=2, guidance=0.0)
+    images, maps = draw(['a red circle on sand under a night sky'] * 2)
+    assert images.shape == (2, 256, 256, 3)
+    assert images.std(axis=(1, 2, 3)).min() > 5
+    assert np.abs(images[0].astype(float) - images[1]).mean() > 1  # each has noise of its own
+    assert (maps is None) == (name == 'scenes/uvit')
+    if maps is not None:
+        assert maps.shape == (2, 64, 64)
+        assert all(len(np.unique(map_)) > 1 for map_ in maps)
 
 
 def test_a_missing_name_is_one_sentence():
