@@ -12,7 +12,7 @@ Argument: model=joint (our recipe, with instances), uvit (the image alone), one_
 Hardware and hours: four minutes of an H100 for joint, which another training shared (JAX 0.11.2);
   two CPU cores would take 14 hours (computed). The others are sized for about an hour of one core,
   after export GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
-Expected score: for joint the card panoptic_jax/shipped/scenes/joint.md has it.
+Expected score: the cards in panoptic_jax/shipped/scenes have it.
 """
 
 import ml_collections
