@@ -73,9 +73,12 @@ ROWS |= {
 }
 ROWS |= {
     f'guidance {value}': Row(
-        'configs/scenes.py', ('sample.evaluations=20', f'sample.guidance={value}'), 0, reading
+        'configs/scenes.py',
+        ('sample.evaluations=20', f'sample.guidance={value}'),
+        0,
+        f'20 evaluations, guidance {value}',
     )
-    for value, reading in ((0, '20 evaluations, guidance 0'), (2, 'guidance 2'), (3, 'guidance 3'))
+    for value in (0, 2, 3)
 }
 ROWS['map first'] = Row(
     'configs/scenes.py',
@@ -144,12 +147,14 @@ def table_of(found: list[dict]) -> str:
     groups = collections.defaultdict(list)
     for entry in found:
         groups[entry['row']].append(entry)
+    # A sampling trains nothing.
+    efforts = {'steps': 'steps', 'processor_seconds': 'processor s'}
+    if not any(ROWS[name].seconds for name in groups):
+        efforts = {}
     rows = []
     for name in (name for name in ROWS if name in groups):
         group = groups[name]
-        effort = [
-            round(np.mean([own[key] for own in group])) for key in ('steps', 'processor_seconds')
-        ]
+        effort = [round(np.mean([own[key] for own in group])) for key in efforts]
         scores = [
             tables.mean_and_spread(
                 [own['scores'][score] for own in group if score in own['scores']]
@@ -157,7 +162,7 @@ def table_of(found: list[dict]) -> str:
             for score in SCORES
         ]
         rows.append([ROWS[name].reading, len(group), *effort, *scores])
-    titles = ['', 'seeds', 'steps', 'processor s', *(name.replace('_', ' ') for name in SCORES)]
+    titles = ['', 'seeds', *efforts.values(), *(name.replace('_', ' ') for name in SCORES)]
     return tables.table(titles, rows)
 
 
