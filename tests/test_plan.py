@@ -83,7 +83,7 @@ def test_times_agree_with_floors_and_speeds(run):
         assert 0 < sum(kernel['seconds'] for kernel in report['kernels']) < seconds
         for kernel in report['kernels']:
             # So small a model waits for its memory, and bundles are known all the same.
-            assert 0 < kernel['bundle_seconds'] < 1.000001 * kernel['seconds']
+            assert 0 < kernel['bundle_seconds'] <= kernel['seconds']
             assert 0.1 < kernel['share'] <= 1
         assert report['xla_only']['predicted_step_seconds'] > seconds
 

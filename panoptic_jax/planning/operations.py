@@ -152,7 +152,6 @@ def _walk(listing: _Listing, name: str, *, repeats: int, chip: Chip) -> Iterator
                 yield from _walk(listing, called[1], repeats=repeats, chip=chip)
                 continue
         schedule = listing.schedules.get(own_name)
-        cycles = repeats * schedule.cycles if schedule else 0
         seconds, assumed = _seconds(line, chip, schedule)
         frame = re.search(r'stack_frame_id=(\d+)', line)
         label = re.search(r'op_name="([^"]*)"', line)
@@ -166,7 +165,7 @@ def _walk(listing: _Listing, name: str, *, repeats: int, chip: Chip) -> Iterator
             result_bytes=repeats * _array_bytes(shapes),
             repeats=repeats,
             schedule=schedule,
-            counted_seconds=cycles / chip.clock_hertz,
+            counted_seconds=repeats * (schedule.cycles / chip.clock_hertz) if schedule else 0.0,
         )
 
 
