@@ -71,9 +71,8 @@ def _saved_backward(num_heads, queries, saved, gradient):
     of_value = jnp.einsum('bhqk,bqhd->bkhd', weights, gradient)
     of_weights = jnp.einsum('bqhd,bkhd->bhqk', gradient, value, preferred_element_type=jnp.float32)
     # The sum of weights * of_weights over the keys, from what is a T-th of their size.
-    total = (gradient.astype(jnp.float32) * mixed.astype(jnp.float32)).sum(
-        -1
-    )  # (B, queries, heads)
+    shares = gradient.astype(jnp.float32) * mixed.astype(jnp.float32)
+    total = shares.sum(-1)  # (B, queries, heads)
     of_scores = weights.astype(jnp.float32) * (of_weights - total.swapaxes(1, 2)[..., None])
     of_scores = of_scores.astype(qkv.dtype)  # (B, heads, queries, T)
     of_query = jnp.einsum('bhqk,bkhd->bqhd', of_scores, key) * scale

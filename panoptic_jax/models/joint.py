@@ -132,7 +132,7 @@ class Joint(nn.Module):
         places = grid.reshape(batch, side * side, size)
         for level in range(self.depth):
             block = self.forms.block(PlaceBlock)
-            block = block(side, self.num_heads, self.dtype, self.forms, name=f'blocks_{level}')
+            block = block(self.num_heads, self.dtype, self.forms, name=f'blocks_{level}')
             places = block(places, words, condition)
         return plain_norm(self.dtype)(places).reshape(grid.shape)
 

@@ -53,13 +53,11 @@ class PlaceBlock(nn.Module):
     Words are read and not changed: what a block knows of them are keys and values.
 
     Attributes:
-      side: Places along each side of the picture.
       num_heads: Attention heads; 4 times their number must divide the channels.
       dtype: Type of the computation; parameters are float32.
       forms: Forms of the heaviest parts, see `forms.for_mesh`.
     """
 
-    side: int
     num_heads: int
     dtype: Any = jnp.float32
     forms: Forms = PLAIN

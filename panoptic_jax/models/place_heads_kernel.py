@@ -85,16 +85,18 @@ def _forward(places, words, gain, interpret):
 
 def _backward(interpret, saved, gradient):
     places, words, gain = saved
-    of_gain = jax.ShapeDtypeStruct((places.shape[0], 1, places.shape[2] // 3), jnp.float32)
-    of_places, of_words, of_gain = _call(
+    batch, _, width = places.shape
+    of_gains = jax.ShapeDtypeStruct((batch, 1, 2 * width // 3), jnp.float32)
+    of_places, of_words, of_gains = _call(
         _backward_body,
         [places, words, gradient],
         gain,
-        outputs=[places, words, of_gain],
+        outputs=[places, words, of_gains],
         interpret=interpret,
         name='join_heads_gradient',
     )
-    of_gain = of_gain.reshape(*of_gain.shape[:1], gain.shape[0], -1).sum(axis=(0, 2))  # (heads,)
+    of_queries = of_gains[:, :, : width // 3].reshape(batch, gain.shape[0], -1)
+    of_gain = of_queries.sum(axis=(0, 2))  # (heads,)
     return of_places, of_words, of_gain
 
 
@@ -105,7 +107,8 @@ def _call(body, inputs, gain, *, outputs, interpret, name):
     """Runs a body for each example, with the constants of these places after its inputs."""
     batch, count, width = inputs[0].shape
     size, num_heads = width // 3, gain.shape[0]
-    gains = jnp.repeat(gain, size // num_heads)[None]  # (1, C)
+    # Keys have no gain: theirs is 1.
+    gains = jnp.concatenate([jnp.repeat(gain, size // num_heads), jnp.ones(size)])[None]  # (1, 2C)
     constants = [gains, *_constants(count, size // num_heads, inputs[0].dtype)]
     moved = sum(np.prod(array.shape) * array.dtype.itemsize for array in (*inputs, *outputs))
     products = 4 * 2 * batch * count * 2 * size * constants[-1].shape[0]
@@ -156,30 +159,22 @@ def _inverse_root(array, together, head):
     return jax.lax.rsqrt(_product(array * array, together) / head + EPSILON)
 
 
-def _groups(size, constants):
-    width = constants.cosine.shape[1]
-    return range(0, size, width), width
-
-
 def _forward_body(places, words, gains, *refs, head):
     *constants, joined = refs
     constants = _Constants(*(ref[:] for ref in constants))
-    count, size = places.shape[1], gains.shape[1]
-    groups, width = _groups(size, constants)
-
-    def turned(channel):
-        array = places[0, :, channel : channel + width].astype(jnp.float32)  # (N, width)
-        inverse = _inverse_root(array, constants.together, head)
+    count, size = places.shape[1], places.shape[2] // 3
+    width = constants.cosine.shape[1]
+    for start in range(0, 2 * size, width):  # queries, then keys
+        own = slice(start, start + width)
+        array = places[0, :, own].astype(jnp.float32)  # (N, width)
         exchanged = _product(array, constants.exchanged)
-        return (array * constants.cosine + exchanged * constants.sine) * inverse
-
-    for start in groups:
-        query, key = slice(start, start + width), slice(size + start, size + start + width)
-        joined[0, :count, query] = (turned(start) * gains[:, query]).astype(joined.dtype)
-        joined[0, :count, key] = turned(size + start).astype(joined.dtype)
-        word_key = words[0, :, query].astype(jnp.float32)  # (L, width)
-        word_key = word_key * _inverse_root(word_key, constants.together, head)
-        joined[0, count:, key] = word_key.astype(joined.dtype)
+        turned = array * constants.cosine + exchanged * constants.sine
+        normed = turned * _inverse_root(array, constants.together, head)
+        joined[0, :count, own] = (normed * gains[:, own]).astype(joined.dtype)
+    for start in range(0, size, width):
+        array = words[0, :, start : start + width].astype(jnp.float32)  # (L, width)
+        normed = array * _inverse_root(array, constants.together, head)
+        joined[0, count:, size + start : size + start + width] = normed.astype(joined.dtype)
     joined[0, count:, :size] = jnp.zeros((words.shape[1], size), joined.dtype)
     joined[0, :count, 2 * size :] = places[0, :, 2 * size :]
     joined[0, count:, 2 * size :] = words[0, :, size:]
@@ -188,29 +183,30 @@ def _forward_body(places, words, gains, *refs, head):
 def _backward_body(places, words, gradient, gains, *refs, head):
     *constants, of_places, of_words, of_gains = refs
     constants = _Constants(*(ref[:] for ref in constants))
-    count, size = places.shape[1], gains.shape[1]
-    groups, width = _groups(size, constants)
+    count, size = places.shape[1], places.shape[2] // 3
+    width = constants.cosine.shape[1]
 
-    def of_normed(array, back):
+    def of_normed(array, back, inverse):
         """The gradient of an array from that of the same with heads of root mean square 1."""
-        inverse = _inverse_root(array, constants.together, head)
         agreement = _product(array * back, constants.together) / head
-        return inverse * (back - array * agreement * inverse * inverse), inverse
+        return inverse * (back - array * agreement * inverse * inverse)
 
-    for start in groups:
-        for channel, gain in ((start, gains[:, start : start + width]), (size + start, None)):
-            own = slice(channel, channel + width)
-            array = places[0, :, own].astype(jnp.float32)  # (N, width)
-            back = gradient[0, :count, own].astype(jnp.float32)
-            # The turn the other way round; exchanging halves is its own inverse.
-            back = back * constants.cosine + _product(back * constants.sine, constants.exchanged)
-            scaled = back if gain is None else back * gain
-            found, inverse = of_normed(array, scaled)
-            of_places[0, :, own] = found.astype(of_places.dtype)
-            if gain is not None:
-                of_gains[0, :, own] = (back * array * inverse).sum(axis=0, keepdims=True)
-        word_key = words[0, :, start : start + width].astype(jnp.float32)  # (L, width)
+    for start in range(0, 2 * size, width):  # queries, then keys
+        own = slice(start, start + width)
+        array = places[0, :, own].astype(jnp.float32)  # (N, width)
+        back = gradient[0, :count, own].astype(jnp.float32)
+        # The turn the other way round; exchanging halves is its own inverse.
+        back = back * constants.cosine + _product(back * constants.sine, constants.exchanged)
+        inverse = _inverse_root(array, constants.together, head)
+        of_gains[0, :, own] = (back * array * inverse).sum(axis=0, keepdims=True)
+        of_places[0, :, own] = of_normed(array, back * gains[:, own], inverse).astype(
+            of_places.dtype
+        )
+    for start in range(0, size, width):
+        own = slice(start, start + width)
+        array = words[0, :, own].astype(jnp.float32)  # (L, width)
         back = gradient[0, count:, size + start : size + start + width].astype(jnp.float32)
-        of_words[0, :, start : start + width] = of_normed(word_key, back)[0].astype(of_words.dtype)
+        inverse = _inverse_root(array, constants.together, head)
+        of_words[0, :, own] = of_normed(array, back, inverse).astype(of_words.dtype)
     of_places[0, :, 2 * size :] = gradient[0, :count, 2 * size :]
     of_words[0, :, size:] = gradient[0, count:, 2 * size :]

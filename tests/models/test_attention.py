@@ -69,15 +69,16 @@ def test_kernel_is_the_plain_attention(tokens, queries, size, heads):
             np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max(), err_msg=name)
 
 
-@pytest.mark.parametrize('queries', [None, 30])
-@pytest.mark.parametrize('limit', [2**20, 2 * 50 * 30, 1])  # whole, in twos of six, one by one
-def test_attention_in_parts_is_the_plain_one(limit, queries):
+@pytest.mark.parametrize(('queries', 'count'), [(None, 50), (30, 30)])
+@pytest.mark.parametrize('at_once', [200, 2, 0])  # whole, in twos of six, one by one
+def test_attention_in_parts_is_the_plain_one(at_once, queries, count):
+    limit = at_once * count * 50 or 1
     qkv, gradient = (jnp.float32(array) for array in packed(2, 50, 24))
     gradient = gradient[:, :queries]
     on_cpu = forms.for_mesh(sharding.make_mesh(1, 1, jax.devices()[:1])).attention
     in_parts = functools.partial(attention_in_parts.attention_in_parts, scores_in_cache=limit)
     text = str(jax.make_jaxpr(lambda x: in_parts(x, 3, queries))(qkv))
-    assert ('scan' in text) == (limit < 2**20)
+    assert ('scan' in text) == (at_once < 6)
 
     for function in (on_cpu, in_parts):
         found, pull_back = jax.vjp(lambda x, f=function: f(x, 3, queries), qkv)

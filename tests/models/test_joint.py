@@ -54,7 +54,7 @@ def apply(model, params, inputs):
 def test_blocks_are_the_identity_at_the_start():
     places, words = random_arrays([jnp.zeros((2, 16, 32)), jnp.zeros((2, 5, 32))], std=1.0)
     condition = random_arrays(jnp.zeros((2, 32)), seed=1, std=1.0)
-    block = joint_blocks.PlaceBlock(side=4, num_heads=2)
+    block = joint_blocks.PlaceBlock(num_heads=2)
     key = jax.random.key(0)
     found, _ = jax.jit(block.init_with_output)(key, places, words, condition)
     np.testing.assert_array_equal(found, places)
