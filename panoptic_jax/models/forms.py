@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, PartitionSpec
 
 from panoptic_jax.models.attention import (
@@ -22,6 +23,7 @@ from panoptic_jax.models.attention import (
 )
 from panoptic_jax.models.attention_in_parts import attention_in_parts
 from panoptic_jax.models.attention_kernel import kernel_attention, kernel_takes
+from panoptic_jax.models.gelu import gelu, gelu_computed_again
 from panoptic_jax.models.place_heads import join_heads
 from panoptic_jax.models.place_heads_kernel import join_takes, kernel_join_heads
 
@@ -38,12 +40,16 @@ class Forms(NamedTuple):
         `attention.einsum_attention`.
       product: (array (..., m), kernel (m, n)) -> (..., n).
       join_heads: See `place_heads.join_heads`.
+      gelu: array -> its GELU.
+      in_order: array -> the same array, see `in_order`.
       remat: Whether a gradient computes what is inside a block again, in the place of keeping it.
     """
 
     attention: Attention
     product: Callable[[jax.Array, jax.Array], jax.Array]
     join_heads: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = join_heads
+    gelu: Callable[[jax.Array], jax.Array] = gelu
+    in_order: Callable[[jax.Array], jax.Array] = lambda array: array
     remat: bool = False
 
     def block(self, kind: type[nn.Module]) -> type[nn.Module]:
@@ -84,10 +90,20 @@ def for_mesh(mesh: Mesh, fused: bool = True, platform: str | None = None) -> For
             return _over_devices(kernel, mesh, [places, words], whole=[gain])
         return join_heads(places, words, gain)
 
-    product = product_of_rows if platform == 'cpu' else jnp.matmul
+    def ordered(tokens):
+        # The compiler would gather from all devices what it is told the order of.
+        if tokens.shape[0] % mesh.size:
+            return tokens
+        return _over_devices(in_order, mesh, [tokens])
+
+    forms = PLAIN._replace(attention=_plain_form(platform))
+    if platform == 'cpu':
+        forms = forms._replace(product=product_of_rows)
+    if platform == 'gpu':
+        forms = forms._replace(gelu=gelu_computed_again, in_order=ordered)
     if not fused:
-        return Forms(attention=_plain_form(platform), product=product)
-    return Forms(attention=attention, product=product, join_heads=joined)
+        return forms
+    return forms._replace(attention=attention, join_heads=joined)
 
 
 def attention_form(qkv: jax.Array, num_heads: int, *, platform: str, num_devices: int) -> Attention:
@@ -155,6 +171,27 @@ def _product_gradients(inputs, gradient):
 
 
 product_of_rows.defvjp(_product_and_inputs, _product_gradients)
+
+
+@jax.custom_vjp
+def in_order(array: jax.Array) -> jax.Array:
+    """The same array, whose last axis lies together in memory; its gradient does so, too.
+
+    XLA for GPUs chooses an order for all tokens of a network by what joins them, and took one with
+    the examples closest together: every product then had its input written anew.
+    """
+    return with_layout_constraint(array, Layout(tuple(range(array.ndim))))
+
+
+def _in_order_forward(array):
+    return in_order(array), None
+
+
+def _in_order_gradient(_, gradient):
+    return (in_order(gradient),)
+
+
+in_order.defvjp(_in_order_forward, _in_order_gradient)
 
 
 def _over_devices(kernel, mesh, arrays, whole=()):

@@ -83,34 +83,6 @@ def time_embedding(t: jax.Array, size: int) -> jax.Array:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU; in bfloat16 one that differs from it by less than rounding does."""
-    if x.dtype == jnp.bfloat16:
-        return _rounded_gelu(x)
-    # Through erf: `jax.nn.gelu` takes erfc, which costs 2.5 times as much.
-    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
-
-
-# erf(x / sqrt(2)) is about tanh(x p(x^2)) for a polynomial p of these coefficients: the best ones
-# for |x| < 5, by the relative error of the GELU. Beyond, the GELU is 0 or x in bfloat16.
-_TANH_OF_ERF = 0.796137077942136, 0.03796242358310083, -4.9712775147752e-4, 4.601255800649222e-6
-
-
-def _rounded_gelu(x: jax.Array) -> jax.Array:
-    """A TPU has a unit for tanh, while erf and its gradient take the vector units forty steps.
-
-    They take as long there as the products on both sides.
-    """
-    number = x.astype(jnp.float32)
-    # Huge numbers would make infinity, and of it no number at all.
-    square = jnp.minimum(number * number, 64.0)
-    slope = jnp.zeros_like(square)
-    for coefficient in reversed(_TANH_OF_ERF):
-        slope = slope * square + coefficient
-    half = 0.5 * number
-    return (half + half * jnp.tanh(number * slope)).astype(x.dtype)
-
-
 class Block(nn.Module):
     """Pre-norm transformer block; in the out half it first merges a skip connection.
 
@@ -128,6 +100,7 @@ class Block(nn.Module):
     def __call__(self, tokens: jax.Array, skip: jax.Array | None = None) -> jax.Array:
         """(B, T, C) -> (B, T, C); `skip` is an earlier block's (B, T, C)."""
         size = tokens.shape[-1]
+        tokens = self.forms.in_order(tokens)
         norm = functools.partial(nn.LayerNorm, LAYER_NORM_EPSILON, dtype=self.dtype)
         dense = functools.partial(
             Dense, dtype=self.dtype, product=self.forms.product, kernel_init=normal_init
@@ -139,7 +112,7 @@ class Block(nn.Module):
         mixed = self.forms.attention(qkv, self.num_heads)  # (B, T, C)
         tokens = tokens + dense(size, name='proj')(mixed)
         normed = norm(name='norm2')(tokens)
-        hidden = gelu(dense(4 * size, name='fc1')(normed))  # (B, T, 4C)
+        hidden = self.forms.gelu(dense(4 * size, name='fc1')(normed))  # (B, T, 4C)
         return tokens + dense(size, name='fc2')(hidden)
 
 

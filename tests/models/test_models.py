@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from scipy import special
 
 from panoptic_jax.diffusion.bits import NUM_BITS
 from panoptic_jax.models import build, two_stream, uvit
@@ -227,32 +226,6 @@ def test_time_embedding_is_cosines_then_sines():
     angles = t[:, None] * 10000.0 ** -(np.arange(6) / 6)
     expected = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
     np.testing.assert_allclose(uvit.time_embedding(jnp.asarray(t), 12), expected, atol=1e-4)
-
-
-def test_gelu_is_the_exact_one():
-    x = jnp.linspace(-6, 6, 1001)
-    np.testing.assert_allclose(uvit.gelu(x), jax.nn.gelu(x, approximate=False), atol=2e-6)
-    assert np.abs(uvit.gelu(x) - jax.nn.gelu(x)).max() > 1e-4
-
-
-def test_gelu_in_bfloat16_differs_by_less_than_rounding():
-    """All finite bfloat16 numbers, against float64."""
-    bits = np.arange(2**16, dtype=np.uint16)
-    rounded = jax.lax.bitcast_convert_type(jnp.asarray(bits), jnp.bfloat16)
-    rounded = rounded[jnp.isfinite(rounded) & (jnp.abs(rounded) < 1e30)]
-    x = np.asarray(rounded, np.float64)
-    share = 0.5 * special.erfc(-x / np.sqrt(2))
-    expected = x * share
-    found, pull_back = jax.vjp(uvit.gelu, rounded)
-    (slope,) = pull_back(jnp.ones_like(found))
-    assert found.dtype == slope.dtype == jnp.bfloat16
-    # Rounding is half of a unit in the last place; the form itself adds less than another half.
-    units = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(expected), 1e-30))) - 7)
-    errors = np.abs(np.asarray(found, np.float64) - expected)
-    assert (errors <= units + 2e-6).all()
-    gradient = share + x * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)
-    # Around 1 rounding alone is 2e-3 to 4e-3.
-    assert np.abs(np.asarray(slope, np.float64) - gradient).max() < 5e-3
 
 
 def test_flops_are_those_of_a_hand_count():
