@@ -45,7 +45,7 @@ def default() -> ml_collections.ConfigDict:
     data.text_tokens = 77  # L, tokens per caption; longer captions are cut
     data.text_features = 768  # D, numbers per token
     data.void_wins = False  # pooling of maps: True is the paper's literal min-pooling
-    data.workers = 0  # loader processes; 0: threads of this process
+    data.workers = 0  # loader processes, where `waiting_for_data` is high; 0: threads of this one
 
     config.model = model = ml_collections.ConfigDict()
     model.name = 'one_stream'  # 'uvit' | 'one_stream' | 'two_stream'

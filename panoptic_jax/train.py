@@ -283,7 +283,7 @@ def train(
                             save(step, scores, is_best)
                 if last:
                     break
-                batch = sharding.put_batch(next(batches), batch_sharding)
+                batch = sharding.put_batch(timer.next_of(batches, train_state.step), batch_sharding)
         logging.info('Step %d of %d is done and saved.', step, config.steps)
         logging.info('Curves (pip install tensorboard): %s', dashboards.command(workdir))
         return step == config.steps

@@ -48,7 +48,10 @@ RUN = f'{BUCKET}/deep/run'
 DATA = f'{BUCKET}/deep/data'
 COPIES = 'gs/bucket/deep/data/images/1.0.0'  # where a cache has the copies of image shards
 # What differs between equal runs.
-TIMES = ('images_per_second', 'mfu', 'seconds', 'eta_seconds', 'memory/host_bytes_in_use')
+TIMES = (
+    'images_per_second', 'mfu', 'waiting_for_data', 'seconds', 'eta_seconds',
+    'memory/host_bytes_in_use',
+)  # fmt: skip
 
 
 @pytest.fixture(scope='module')

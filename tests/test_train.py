@@ -39,7 +39,7 @@ def steps_of(workdir):
 def losses_of(workdir):
     """The lines of metrics.jsonl without what depends on the clock and the machine."""
     lines = json_lines.read(workdir / 'metrics.jsonl')
-    timed = ('images_per_second', 'mfu', 'seconds', 'eta_seconds')
+    timed = ('images_per_second', 'mfu', 'waiting_for_data', 'seconds', 'eta_seconds')
     return [
         {k: v for k, v in line.items() if k not in timed and not k.startswith('memory/')}
         for line in lines
@@ -77,13 +77,14 @@ def test_loss_falls_and_every_log_line_is_complete(trained):
     assert [line['step'] for line in lines] == [2, 4, 6, 8, 10, 12]
     promised = {
         'step', 'loss', 'loss_image', 'loss_map', 'grad_norm', 'learning_rate',
-        'images_per_second', 'mfu', 'seconds',
+        'images_per_second', 'mfu', 'seconds', 'waiting_for_data',
     }  # fmt: skip
     for line in lines:
         assert promised <= line.keys()
         assert line['loss'] == pytest.approx(line['loss_image'] + line['loss_map'], rel=1e-5)
         assert line['images_per_second'] > 0
         assert line['mfu'] > 0
+        assert 0 <= line['waiting_for_data'] < 1
         assert [name for name in line if name.startswith('loss_map/t')]
     assert lines[0]['learning_rate'] == pytest.approx(1e-3)
     assert 1.5 < lines[0]['loss'] < 2.5  # unit noise and +-1 bits, predicted as about zero

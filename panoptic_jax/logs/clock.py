@@ -59,6 +59,7 @@ class Clock:
         self._earlier = seconds
         self._start = now()
         self._pauses = 0.0
+        self._waited = 0.0  # seconds since the last report
         self._window = (start_step, seconds)  # step and training seconds of the last report
         self._first: tuple[int, float] | None = None  # step and pauses at the first report
 
@@ -79,6 +80,20 @@ class Clock:
         finally:
             self._pauses += self._now() - start
 
+    def next_of(self, batches: Iterator[Any], running: jax.Array) -> Any:
+        """The next batch; how long it took is waiting for data, if the devices had nothing to do.
+
+        Args:
+          batches: The loader.
+          running: Something that the last dispatched step computes. Devices that are still at it
+            when the batch comes did not wait.
+        """
+        start = self._now()
+        batch = next(batches)
+        if running.is_ready():
+            self._waited += self._now() - start
+        return batch
+
     def report(self, step: int) -> dict[str, float | None]:
         """Numbers of the window since the last report (or the start), ready for `Writers.write`.
 
@@ -88,12 +103,14 @@ class Clock:
 
         Returns:
           images_per_second over all devices; mfu, the share of the peak in [0, 1] (None where peak
-          or FLOPs are unknown); seconds of training so far; eta_seconds until the last step, with
-          pauses at the rate seen so far.
+          or FLOPs are unknown); waiting_for_data, the share of the time in which the devices had no
+          batch; seconds of training so far; eta_seconds until the last step, with pauses at the
+          rate seen so far.
         """
         seconds = self.seconds
         last_step, last_seconds = self._window
         step_seconds = (seconds - last_seconds) / (step - last_step)
+        waiting, self._waited = self._waited / (seconds - last_seconds), 0.0
         self._window = (step, seconds)
         # Pauses before the first report do not come again: compilation, restoring, first files.
         if self._first is None:
@@ -104,6 +121,7 @@ class Clock:
         return {
             'images_per_second': self._batch_size / step_seconds,
             'mfu': None if self.seconds_at_peak is None else self.seconds_at_peak / step_seconds,
+            'waiting_for_data': waiting,
             'seconds': seconds,
             'eta_seconds': steps_left * (step_seconds + pause_per_step),
         }

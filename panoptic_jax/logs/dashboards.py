@@ -18,7 +18,7 @@ import numpy as np
 from clu import parameter_overview as clu_overview
 from etils import epath
 
-from panoptic_jax.logs import event_files, json_lines, progress
+from panoptic_jax.logs import console, event_files, json_lines, progress
 
 # clu.metric_writers imports its TensorFlow writer when it is loaded. An empty module takes that
 # name first, so that nobody has to install TensorFlow for a writer that is never used. tensorboardX
@@ -156,7 +156,7 @@ class Writers:
             self._clu.write_scalars(step, _present(numbers))
             self._log.write(step, numbers)
             self._bar.update(step - self._bar.n)
-            progress.say(_console_line(step, self._total_steps, numbers), sys.stdout)
+            progress.say(console.line_of(step, self._total_steps, numbers), sys.stdout)
 
     def write_validation(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Held-out losses and scores of previews: TensorBoard, validation.jsonl, the console."""
@@ -228,23 +228,3 @@ def parameter_overview(params: Any) -> str:
 def _present(numbers: Mapping[str, float | None]) -> dict[str, float]:
     """The numbers that exist: dashboards have gaps where the files have null."""
     return {name: value for name, value in numbers.items() if value is not None}
-
-
-def _console_line(step: int, total_steps: int, numbers: Mapping[str, float | None]) -> str:
-    """`step 1,200/50,000  loss 0.412 = image 0.210 + map 0.202  311 img/s  MFU 41.2 %  ETA ...`."""
-    shown = _present(numbers)
-    # A loss that is not finite has become None on its way here.
-    loss = f'loss {shown["loss"]:.4f}' if 'loss' in shown else 'loss not finite'
-    streams = [name for name in ('image', 'map') if f'loss_{name}' in shown]
-    if streams:
-        loss += ' = ' + ' + '.join(f'{name} {shown[f"loss_{name}"]:.4f}' for name in streams)
-    parts = [f'step {step:,}/{total_steps:,}', loss]
-    if 'images_per_second' in shown:
-        parts.append(f'{shown["images_per_second"]:,.1f} img/s')
-    if 'mfu' in shown:
-        parts.append(f'MFU {100 * shown["mfu"]:.1f} %')
-    if 'eta_seconds' in shown:
-        minutes, seconds = divmod(round(shown['eta_seconds']), 60)
-        hours, minutes = divmod(minutes, 60)
-        parts.append(f'ETA {hours}:{minutes:02}:{seconds:02}')
-    return '  '.join(parts)

@@ -46,6 +46,7 @@ def test_clock_leaves_pauses_out(watch):
     assert watch.report(20) == {
         'images_per_second': 4.0,
         'mfu': 0.3,
+        'waiting_for_data': 0.0,
         'seconds': 70.0,
         'eta_seconds': 180.0,
     }
@@ -70,9 +71,33 @@ def test_clock_goes_on_after_resume(now):
     assert resumed.report(40) == {
         'images_per_second': 2.0,
         'mfu': None,
+        'waiting_for_data': 0.0,
         'seconds': 120.0,
         'eta_seconds': 280.0,
     }
+
+
+class _Running:
+    """What a step computes."""
+
+    def __init__(self, ready):
+        self.is_ready = lambda: ready
+
+
+def test_only_devices_without_work_wait_for_data(now, watch):
+    def batches():
+        for seconds in (1.0, 3.0, 5.0):
+            now.now += seconds
+            yield seconds
+
+    watch.report(20)
+    slow = batches()
+    found = [watch.next_of(slow, _Running(ready)) for ready in (True, False, True)]
+    assert found == [1.0, 3.0, 5.0]
+    now.now += 1
+    assert watch.report(30)['waiting_for_data'] == pytest.approx(0.6)  # 6 of 10 seconds
+    now.now += 1
+    assert watch.report(31)['waiting_for_data'] == 0
 
 
 class _Device:

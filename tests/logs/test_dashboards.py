@@ -25,6 +25,7 @@ SCALARS = {
     'learning_rate': 2e-4,
     'images_per_second': 1234.5,
     'mfu': 0.412,
+    'waiting_for_data': 0.012,
     'seconds': 60.0,
     'eta_seconds': 3723.0,
 }
@@ -159,6 +160,7 @@ def two_steps(tmp_path, capsys):
     writers = dashboards.create_writers(tmp_path, start_step=0, total_steps=50_000)
     writers.write(1200, SCALARS)
     writers.write(1300, {**SCALARS, 'loss': math.nan, 'loss_map': None, 'mfu': None})
+    writers.write(1400, {**SCALARS, 'waiting_for_data': 0.657})
     writers.close()
     console = capsys.readouterr().out.splitlines()
     return (tmp_path / 'metrics.jsonl').read_text(), console
@@ -179,9 +181,14 @@ def test_the_console_leaves_out_what_is_missing(two_steps):
     )
 
 
+def test_the_console_says_that_devices_wait_for_data(two_steps):
+    _, console = two_steps
+    assert 'MFU 41.2 %  waiting for data 66 %  ETA' in console[2]
+
+
 def test_lines_have_null_for_what_is_missing(two_steps):
     text, _ = two_steps
-    first, second = map(json.loads, text.splitlines())
+    first, second, _ = map(json.loads, text.splitlines())
     assert first == {'step': 1200, **SCALARS}
     assert second['loss'] is None
     assert second['loss_map'] is None
