@@ -80,6 +80,19 @@ ROWS |= {
     )
     for value in (0, 2, 3)
 }
+ROWS |= {
+    name: Row(
+        'configs/scenes.py', ('sample.evaluations=20', *settings), 0, f'20 evaluations, {name}'
+    )
+    for name, settings in {
+        'solver of order 1': ('sample.solver=1',),
+        'solver of order 2': ('sample.solver=2',),
+        'steps uniform in log-SNR': ('sample.grid=lambda',),
+        'guidance in the noisy half': ('sample.guidance_from=0.5',),
+        'guidance in the clean half': ('sample.guidance_to=0.5',),
+        'start of deviation 1': ('image.start_std=1.0', 'map.start_std=1.0'),
+    }.items()
+}
 ROWS['map first'] = Row(
     'configs/scenes.py',
     ('sample.evaluations=20', 'sample.offset=0.5'),

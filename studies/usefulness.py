@@ -119,7 +119,7 @@ def data_of(
         return images, ids
     images, ids, passes = others if condition.startswith('others') else generated
     kept = images[passes], ids[passes]
-    if not condition.endswith('and true'):
+    if not condition.endswith('and true') or not passes.any():
         return kept
     # Half of what is seen is true, however few scenes these are.
     times = max(1, len(kept[0]) // len(true[0]))
@@ -226,6 +226,9 @@ def main() -> None:
             continue
         started = time.process_time()
         images, maps = data_of(condition, *data[scenes], others)
+        if not len(images):
+            print(f'{scenes} scenes, {condition}: no pair passes the filter.', flush=True)
+            continue
         labels = np.searchsorted(ids, maps)
         network, params = train(images, labels, weights, seed=seed)
         row = {'scenes': scenes, 'condition': condition, 'seed': seed, 'pictures': len(images)}

@@ -5,11 +5,15 @@ import importlib
 import runpy
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from panoptic_jax import config as settings
 from panoptic_jax.data.scenes import Scenes
+from panoptic_jax.diffusion import loss, schedule
+from panoptic_jax.diffusion.streams import Stream
 
 STUDIES = Path(__file__).parents[1] / 'studies'
 CATEGORIES = Scenes(0, 1, 'train').categories
@@ -32,6 +36,11 @@ def usefulness():
 @pytest.fixture(scope='module')
 def grid():
     return loaded('grid')
+
+
+@pytest.fixture(scope='module')
+def photographs():
+    return loaded('photographs')
 
 
 class Told:
@@ -90,6 +99,8 @@ def test_each_condition_trains_on_what_it_says(usefulness):
         'others': 5,
         'others and true': 8,
     }
+    none = usefulness.data_of('filtered and true', true, (images, maps, ~passes & passes), None)
+    assert len(none[0]) == 0  # and not the true ones alone
     np.testing.assert_array_equal(found['others'][1], maps[:5])
     np.testing.assert_array_equal(found['filtered'][1], maps[passes])
     np.testing.assert_array_equal(found['true and mirrored'][1][3:], true[1][:, :, ::-1])
@@ -170,3 +181,60 @@ def test_every_row_of_the_grid_is_a_config_with_settings_that_exist(grid):
             place = functools.reduce(lambda node, room: node[room], rooms, known)
             place[last] = type(place[last])({'True': 1}.get(value, value))
         settings.check(known)
+
+
+@pytest.mark.parametrize('noise_std', [1, 2, 10])
+@pytest.mark.parametrize('log_snr', [-5, -2, 1])
+def test_the_time_of_a_ratio_of_signal_to_noise(photographs, noise_std, log_snr):
+    time = photographs.time_at(log_snr, noise_std)
+    alpha, sigma = schedule.training_table()[time - 1 : time + 2].T
+    before, at, after = 2 * np.log(alpha / (sigma * noise_std)) - log_snr
+    assert abs(at) <= min(abs(before), abs(after))
+    assert before > 0 > after
+    with pytest.raises(ValueError, match=r'Noise of deviation 0\.5 has no time of log-SNR -5'):
+        photographs.time_at(-5, 0.5)
+
+
+class Network:
+    """Says of both streams what it is told, whatever it sees."""
+
+    def __init__(self, image, map_):
+        self.said = image, map_
+
+    def apply(self, variables, *seen):
+        return self.said
+
+
+class Described:
+    """What `errors_of` asks a description."""
+
+    class model:
+        separate_times = False
+
+    def __init__(self, **streams):
+        self.streams = streams
+
+
+def test_errors_are_those_of_the_data_whatever_a_network_says(photographs):
+    """Noise or data, unit input or not: the same mistake in the clean image is the same error."""
+    rng = np.random.default_rng(0)
+    image, map_ = rng.normal(size=(3, 4, 4, 2)), rng.normal(size=(3, 8, 8, 16))
+    wrong_image, wrong_map = rng.normal(size=image.shape), rng.normal(size=map_.shape)
+    eps = {'image': rng.normal(size=image.shape), 'map': rng.normal(size=map_.shape)}
+    clean = {'image': image, 'map': map_}
+    inputs = loss.Inputs(clean, eps, {}, np.zeros((3, 5, 6)))
+    alpha, sigma = schedule.training_table()[700]
+    noise = eps['image'] - alpha * wrong_image / (sigma * 2)  # of the clean image and its mistake
+    networks = {
+        'noise': Network(jnp.asarray(noise), jnp.asarray(map_ + wrong_map)),
+        'data': Network(jnp.asarray(image + wrong_image), jnp.asarray(map_ + wrong_map)),
+    }
+    for prediction, network in networks.items():
+        described = Described(image=Stream(2.0, prediction), map=Stream(10.0, 'data', True))
+        found = jax.jit(functools.partial(photographs.errors_of, network, described, {}))(
+            inputs=inputs, time=700
+        )
+        np.testing.assert_allclose(found['image'], (wrong_image**2).mean((1, 2, 3)), rtol=1e-3)
+        # Codes of things do not count.
+        expected = (wrong_map[..., :8] ** 2).mean((1, 2, 3))
+        np.testing.assert_allclose(found['map'], expected, rtol=1e-3)
