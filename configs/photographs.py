@@ -9,7 +9,8 @@
 Argument: recipe=joint (ours, with instances) or recipe=paper. Both see the same data.
 Data: the first 100 images of COCO's train2017, each also mirrored, and the first 103 of val2017,
   held out; captions are the names of what is in the map.
-Hardware and hours: half a minute of an H200 each, compilation besides; a CPU would take hours.
+Hardware and hours: one minute (joint) and two and a half (paper) of an H200 that four other jobs
+  shared, compilation besides. A tenth of the steps takes a CPU core half an hour.
 Expected score: a network that sees a hundred photographs learns them by heart; `docs/STUDY.md`
   has how far either recipe gets on the other 103.
 """

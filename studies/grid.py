@@ -41,7 +41,6 @@ SCORES = (
 )
 OURS = 'configs/quickstart.py'
 PAPER = f'{OURS}:recipe=paper'
-SMALL = 'map.noise_std=2.0', 'times.power=1.0'
 DATA = ('data.train_images=3072', 'data.validation_images=512', 'data.images_per_shard=256')
 
 
@@ -65,8 +64,12 @@ ROWS = {
     'ours': Row(OURS, (), 300, 'our recipe (the quickstart)'),
     'paper': Row(PAPER, (), 300, "the paper's one-stream recipe"),
     'ours half': Row(OURS, (), 150, 'our recipe, half of the time'),
-    'small noise': Row(OURS, SMALL, 300, 'ours, map noise 2 in the place of 10, uniform times'),
-    'small noise half': Row(OURS, SMALL, 150, 'the same, half of the time'),
+    'small noise': Row(
+        OURS,
+        ('map.noise_std=2.0', 'times.power=1.0'),
+        300,
+        'ours, map noise 2 in the place of 10, uniform times',
+    ),
     'image alone': Row(PAPER, ('model.name=uvit',), 300, 'U-ViT: the image alone'),
     'no map input': Row(PAPER, ('model.zero_map_input=True',), 300, 'one-stream, map unseen (B.2)'),
     'map noise': Row(PAPER, ('map.prediction=noise',), 300, 'one-stream, noise for the map (3.3)'),
