@@ -38,7 +38,9 @@ def test_help_tells_the_modes_the_flags_and_how_to_list_settings(word, capsys):
     for mode in modes:
         (line,) = re.findall(rf'^  {mode} +(.+)$', text, re.MULTILINE)
         assert 'needs' in line
-    assert 'coco_overfit, joint, one_stream, quickstart, scenes, two_stream, uvit' in text
+    assert (
+        'coco_overfit, joint, one_stream, photographs, quickstart, scenes, two_stream, uvit' in text
+    )
     assert '--config=quickstart --help' in text
     assert max(map(len, text.splitlines())) < 120
 
