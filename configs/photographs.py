@@ -3,8 +3,11 @@
     python -m panoptic_jax.main --config=configs/photographs.py --mode=prepare \
         --config.data.root=data/coco2017 --config.data.autoencoder_weights=taesd.safetensors
     python -m panoptic_jax.main --config=configs/photographs.py
+    python -m panoptic_jax.main --config=configs/photographs.py --mode=export
     python -m panoptic_jax.main --config=configs/photographs.py:recipe=paper
-    python studies/photographs.py --workdirs=runs/photographs,runs/photographs_paper
+    python -m panoptic_jax.main --config=configs/photographs.py:recipe=paper --mode=export
+    python studies/photographs.py --data=runs/data/photographs \
+        runs/photographs/weights.safetensors runs/photographs_paper/weights.safetensors
 
 Argument: recipe=joint (ours, with instances) or recipe=paper. Both see the same data.
 Data: the first 100 images of COCO's train2017, each also mirrored, and the first 103 of val2017,

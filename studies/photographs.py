@@ -8,7 +8,7 @@ does: the mean square of what a network takes the clean image (or map) for, minu
 times where the stream has the same ratio of signal to noise, log(alpha^2 / (sigma s)^2). Both
 streams have that time, as they have while a pair is drawn. An image's error is divided by the
 variance of the split's latents, so that 1 is what the mean picture has; a map's is that of its
-category bits, -1 and 1. Prints the tables of docs/STUDY.md.
+category bits, -1 and 1. Prints a table for each stream; docs/STUDY.md has both in one.
 """
 
 import argparse
