@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 import one_device
 import pytest
-from conftest import ROOT, described, once, random_parameters, tiny_config
+from conftest import ROOT, TIMES, described, once, random_parameters, tiny_config
 from flax.traverse_util import flatten_dict
 from tensorboardX.proto import event_pb2
 
@@ -39,9 +39,8 @@ def steps_of(workdir):
 def losses_of(workdir):
     """The lines of metrics.jsonl without what depends on the clock and the machine."""
     lines = json_lines.read(workdir / 'metrics.jsonl')
-    timed = ('images_per_second', 'mfu', 'waiting_for_data', 'seconds', 'eta_seconds')
     return [
-        {k: v for k, v in line.items() if k not in timed and not k.startswith('memory/')}
+        {k: v for k, v in line.items() if k not in TIMES and not k.startswith('memory/')}
         for line in lines
     ]
 

@@ -9,10 +9,15 @@ from collections.abc import Mapping
 _WORTH_SAYING = 0.05  # share of the time without a batch
 
 
-def line_of(step: int, total_steps: int, numbers: Mapping[str, float | None]) -> str:
-    """`step 1,200/50,000  loss 0.412 = image 0.210 + map 0.202  311 img/s  MFU 41.2 %  ETA ...`."""
-    shown = {name: value for name, value in numbers.items() if value is not None}
-    # A loss that is not finite has become None on its way here.
+def line_of(step: int, total_steps: int, shown: Mapping[str, float]) -> str:
+    """`step 1,200/50,000  loss 0.412 = image 0.210 + map 0.202  311 img/s  MFU 41.2 %  ETA ...`.
+
+    Args:
+      step: Optimiser steps done.
+      total_steps: Steps at the end of the run.
+      shown: The window's numbers that exist; any may be missing.
+    """
+    # A loss that is not finite is left out on its way here.
     loss = f'loss {shown["loss"]:.4f}' if 'loss' in shown else 'loss not finite'
     streams = [name for name in ('image', 'map') if f'loss_{name}' in shown]
     if streams:

@@ -153,10 +153,11 @@ class Writers:
         """
         if self._first:
             numbers = json_lines.plain(scalars)
-            self._clu.write_scalars(step, _present(numbers))
+            present = _present(numbers)
+            self._clu.write_scalars(step, present)
             self._log.write(step, numbers)
             self._bar.update(step - self._bar.n)
-            progress.say(console.line_of(step, self._total_steps, numbers), sys.stdout)
+            progress.say(console.line_of(step, self._total_steps, present), sys.stdout)
 
     def write_validation(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Held-out losses and scores of previews: TensorBoard, validation.jsonl, the console."""

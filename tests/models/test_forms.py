@@ -32,10 +32,8 @@ def test_a_block_of_a_gpu_is_the_plain_block(devices, fsdp, batch):
     on_gpu = forms.for_mesh(mesh, fused=False, platform='gpu')
     plain_block, arguments = value_and_gradients(forms.PLAIN, tokens, gradient)
     gpu_block, _ = value_and_gradients(on_gpu, tokens, gradient)
-    expected, found = (
-        jax.tree.leaves(plain_block(*arguments)),
-        jax.tree.leaves(gpu_block(*arguments)),
-    )
+    expected = jax.tree.leaves(plain_block(*arguments))
+    found = jax.tree.leaves(gpu_block(*arguments))
     for theirs, ours in zip(expected, found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
