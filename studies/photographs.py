@@ -70,15 +70,11 @@ def errors_of(model, description, params: dict, inputs: loss.Inputs, time: jax.A
     t = {name: jnp.full(len(inputs.text), time) for name in inputs.clean}
     inputs = inputs._replace(t=t)
     alpha, sigma = jnp.asarray(schedule.training_table())[time]
-    noisy = loss.add_noise(inputs, description.streams)
-    seen = {
-        name: streams.network_input(description.streams[name], value, alpha=alpha, sigma=sigma)
-        for name, value in noisy.items()
-    }
-    both = loss.network_time(t, own_times=description.model.separate_times)
-    said = model.apply({'params': params}, seen['image'], seen['map'], inputs.text, both)
+    objective = loss.Objective(description.streams, description.model.separate_times)
+    predict = functools.partial(model.apply, {'params': params})
+    noisy, said = loss.predicted(predict, inputs, objective)
     errors = {}
-    for name, prediction in zip(streams.NAMES, said, strict=True):
+    for name, prediction in said.items():
         data = streams.data_of(
             description.streams[name], prediction, noisy[name], alpha=alpha, sigma=sigma
         )

@@ -168,6 +168,27 @@ def add_noise(inputs: Inputs, described: Mapping[str, streams.Stream]) -> dict[s
     return noisy
 
 
+def predicted(
+    predict: Predict, inputs: Inputs, objective: Objective
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array | None]]:
+    """The noisy streams, and what the network says of each; None where it says nothing.
+
+    Args:
+      predict: The network (x_t, m_t, text, t) -> (image, map).
+      inputs: From `draw_inputs`.
+      objective: The streams; its weights do not matter.
+    """
+    noisy = add_noise(inputs, objective.streams)
+    t = network_time(inputs.t, own_times=objective.own_times)
+    seen = {}
+    for name, value in noisy.items():
+        alpha, sigma = _alpha_sigma(inputs.t[name], value.ndim)
+        stream = objective.streams[name]
+        seen[name] = streams.network_input(stream, value, alpha=alpha, sigma=sigma)
+    image, map_ = predict(seen['image'], seen.get('map'), inputs.text, t)
+    return noisy, {'image': image, 'map': map_}
+
+
 def pair_losses(predict: Predict, inputs: Inputs, objective: Objective) -> dict[str, jax.Array]:
     """Algorithm 1's losses for every example of a batch, one per stream.
 
@@ -180,22 +201,13 @@ def pair_losses(predict: Predict, inputs: Inputs, objective: Objective) -> dict[
       'image' and, where maps are predicted, 'map': (B,) weight times the mean square of target
       minus prediction; 0 where the stream is clean.
     """
-    noisy = add_noise(inputs, objective.streams)
-    t = network_time(inputs.t, own_times=objective.own_times)
-    levels = {name: _alpha_sigma(inputs.t[name], value.ndim) for name, value in noisy.items()}
-    seen = {}
-    for name, value in noisy.items():
-        alpha, sigma = levels[name]
-        stream = objective.streams[name]
-        seen[name] = streams.network_input(stream, value, alpha=alpha, sigma=sigma)
-    image, map_ = predict(seen['image'], seen.get('map'), inputs.text, t)
-    predictions = {'image': image, 'map': map_}
+    _, predictions = predicted(predict, inputs, objective)
     losses = {}
     # Algorithm 1: loss_x and loss_m, which the train step sums.
     for name, clean in inputs.clean.items():
         if predictions[name] is None:
             continue
-        alpha, sigma = levels[name]
+        alpha, sigma = _alpha_sigma(inputs.t[name], clean.ndim)
         target = streams.target(
             objective.streams[name], clean, inputs.noise[name], alpha=alpha, sigma=sigma
         )
