@@ -80,9 +80,9 @@ def branch(origin, folder):
     return folder
 
 
-def losses(folder):
-    """{step: loss} of a run."""
-    return {line['step']: line['loss'] for line in json_lines.read(folder / 'metrics.jsonl')}
+def losses(folder, number='loss'):
+    """{step: loss} of a run, or another number of its log lines."""
+    return {line['step']: line[number] for line in json_lines.read(folder / 'metrics.jsonl')}
 
 
 def validation(folder):

@@ -216,11 +216,13 @@ def test_every_step_of_one_device_has_a_loss_of_its_own(runs):
 
 @pytest.mark.parametrize('name', MOVED)
 def test_losses_do_not_depend_on_the_layout(runs, name):
-    expected, found = losses(runs.unbroken('one')), losses(runs.unbroken(name))
-    assert found.keys() == expected.keys()
-    worst = max(abs(found[step] / expected[step] - 1) for step in expected)
-    print(f'20 losses, {name} against one device: {worst:.1e} relative')
-    assert worst < 1e-5
+    one, other = runs.unbroken('one'), runs.unbroken(name)
+    for number in ('loss', 'grad_norm'):
+        expected, found = losses(one, number), losses(other, number)
+        assert found.keys() == expected.keys()
+        worst = max(abs(found[step] / expected[step] - 1) for step in expected)
+        print(f'20 steps, {number}, {name} against one device: {worst:.1e} relative')
+        assert worst < 1e-5
 
 
 @pytest.mark.parametrize(('name', 'share'), [('data', 1), ('fsdp', 8), ('both', 2), ('pods', 2)])

@@ -1,4 +1,4 @@
-"""One device against eight, and how arrays lie on meshes, also on those of TPUs."""
+"""How arrays lie on meshes, also on those of TPUs; `test_pods.py` trains on them."""
 
 import importlib.util
 import json
@@ -12,42 +12,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from jax.sharding import PartitionSpec
-from layouts import splitting
-from one_device import PEAK_FLOPS
 
-from panoptic_jax import train
-from panoptic_jax.logs import json_lines
 from panoptic_jax.machine import sharding
-
-
-@pytest.fixture
-def run(tmp_path, config):
-    """A function (name, mesh sizes, steps) -> {step: loss} of a training in a folder `name`."""
-    config.log_every = config.checkpoint_every = 1
-    config.keep_last = 1
-
-    def train_on(name, sizes, steps):
-        config.mesh.data, config.mesh.fsdp = sizes
-        config.steps = steps
-        devices = jax.devices()[: sizes[0] * sizes[1]]
-        with splitting(64):
-            assert train.train(config, str(tmp_path / name), devices=devices, peak_flops=PEAK_FLOPS)
-        lines = json_lines.read(tmp_path / name / 'metrics.jsonl')
-        return {line['step']: (line['loss'], line['grad_norm']) for line in lines}
-
-    return train_on
-
-
-def test_eight_devices_train_as_one_and_checkpoints_move_between_them(run):
-    """Steps 1-4 on 8 devices; 1-2 on 4 x 2 with split parameters, 3-4 on one from that state."""
-    expected = run('data', (8, 1), 4)
-    assert sorted(expected) == [1, 2, 3, 4]
-    assert sorted(run('moving', (4, 2), 2)) == [1, 2]
-    found = run('moving', (1, 1), 4)
-    assert sorted(found) == [1, 2, 3, 4]
-    for step, numbers in found.items():
-        np.testing.assert_allclose(numbers, expected[step], rtol=1e-5)
-    assert len({loss for loss, _ in found.values()}) == 4
 
 
 def test_parameters_are_split_on_their_largest_divisible_axis():
