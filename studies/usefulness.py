@@ -57,16 +57,17 @@ class Segmenter(nn.Module):
         for number, channels in enumerate(CHANNELS):
             if number:
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2))
-            x = _convolutions(x, channels)
+            x = convolutions(x, channels)
             skips.append(x)
         skips.pop()
         for channels in CHANNELS[-2::-1]:
             x = x.repeat(2, axis=1).repeat(2, axis=2)
-            x = _convolutions(jnp.concatenate([x, skips.pop()], axis=-1), channels)
+            x = convolutions(jnp.concatenate([x, skips.pop()], axis=-1), channels)
         return depth_to_space(nn.Dense(4 * self.classes)(x), 2)
 
 
-def _convolutions(x, channels):
+def convolutions(x: jax.Array, channels: int) -> jax.Array:
+    """Two of 3 x 3 with their norms: (B, h, w, c) -> (B, h, w, channels)."""
     for _ in range(2):
         x = nn.swish(nn.GroupNorm(8)(nn.Conv(channels, (3, 3))(x)))
     return x

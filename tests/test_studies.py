@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from panoptic_jax import config as settings
+from panoptic_jax.data import scene_words
 from panoptic_jax.data.scenes import Scenes
 from panoptic_jax.diffusion import loss, schedule
 from panoptic_jax.diffusion.streams import Stream
@@ -36,6 +37,11 @@ def usefulness():
 @pytest.fixture(scope='module')
 def grid():
     return loaded('grid')
+
+
+@pytest.fixture(scope='module')
+def frechet():
+    return loaded('frechet')
 
 
 @pytest.fixture(scope='module')
@@ -238,3 +244,51 @@ def test_errors_are_those_of_the_data_whatever_a_network_says(photographs):
         # Codes of things do not count.
         expected = (wrong_map[..., :8] ** 2).mean((1, 2, 3))
         np.testing.assert_allclose(found['map'], expected, rtol=1e-3)
+
+
+def test_a_classifier_of_scenes_learns_what_it_is_asked(frechet):
+    images, answers = frechet.true_scenes(3, 6, 'train')
+    assert images.shape == (6, 64, 64, 3)
+    scene = Scenes(0, 9, 'train')[3]
+    things, above, below = scene_words.parse(scene.captions[0])
+    kinds = len(frechet.KINDS)
+    shown = {frechet.KINDS[n] for n in np.flatnonzero(answers[0][:kinds])}
+    assert shown == set(things)
+    assert {frechet.STUFF[n] for n in np.flatnonzero(answers[0][kinds:])} == {above, below}
+    params = frechet.train(images, answers, steps=150)
+    found, features = frechet.seen(params, images)
+    assert (found == answers).mean() > 0.97
+    assert features.shape == (6, 64)
+
+
+def test_the_distance_grows_with_what_is_wrong(frechet, tmp_path, monkeypatch, capsys):
+    """Pairs that are true scenes, and the same ones in blocks of 32 pixels."""
+    monkeypatch.setattr(frechet, 'TRAINED', 32)
+    monkeypatch.setattr(frechet, 'HELD_OUT', 40)
+    monkeypatch.setattr(frechet.train, '__defaults__', (40,))
+
+    class Folder:
+        """What is read of a samples folder."""
+
+        def __init__(self, path):
+            self.path = path
+
+        def __len__(self):
+            return 40
+
+        def image(self, number):
+            image = Scenes(0, 40, 'validation')[number].image
+            if self.path.name == 'true':
+                return image
+            return image[16::32, 16::32].repeat(32, axis=0).repeat(32, axis=1)
+
+    monkeypatch.setattr(frechet, 'Pairs', Folder)
+    argv = ['frechet.py', '--pairs=40', f'one={tmp_path}/true', f'two={tmp_path}/blocks']
+    monkeypatch.setattr('sys.argv', argv)
+    frechet.main()
+    rows = [line.split('|') for line in capsys.readouterr().out.splitlines() if '| 40 |' in line]
+    distances = {cells[1].strip(): float(cells[3]) for cells in rows}
+    assert list(distances) == ['true scenes', 'one', 'two']
+    assert 0 <= distances['one'] < 0.02
+    assert distances['two'] > 5 * max(distances['one'], 0.02)
+    assert distances['true scenes'] > distances['one']  # those are the very scenes of the truth
