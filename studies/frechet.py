@@ -1,11 +1,10 @@
-"""How far are drawn scenes from true ones, in the eyes of a classifier of scenes?
+"""How far are drawn scenes from true ones, in the eyes of a segmenter of scenes?
 
     python studies/frechet.py ours=runs/study/ours_0/samples paper=runs/study/paper_0/samples
 
-A small network learns to say which things in which colours, and which stuff, a true scene shows.
-What is compared are the features before its answer. The Frechet distance is that of FID; the
-features are not, so that this number is none. True scenes that the network did not see are the
-yardstick.
+The segmenter of studies/usefulness.py learns to say what each pixel of true scenes shows. Means and
+maxima of its deepest features are compared: the Frechet distance is that of FID, the features are
+not, so that this number is no FID. True scenes that it did not see are the yardstick.
 """
 
 import argparse
@@ -13,86 +12,30 @@ import functools
 import pathlib
 import sys
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tables
 import usefulness
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from panoptic_jax.data import scene_words
 from panoptic_jax.data.scenes import Scenes
 from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.metrics import fid
 
-TRAINED, HELD_OUT = 4096, 512  # true scenes
-STEPS, BATCH, RATE = 1500, 32, 4e-3
-KINDS = tuple(
-    (thing, colour) for thing in scene_words.THINGS for colour in scene_words.THING_COLOURS
-)
-STUFF = tuple(scene_words.STUFF_NAMES)
+TRAINED, HELD_OUT = 2048, 1024  # true scenes
 
 
-class Classifier(nn.Module):
-    """Images (B, 64, 64, 3) from -1 to 1 -> logits (B, answers) and features (B, 64)."""
+def features_of(network: usefulness.Segmenter, params: dict, images: np.ndarray) -> np.ndarray:
+    """What a segmenter sees in images (n, 64, 64, 3): (n, features)."""
+    see = functools.partial(network.apply, {'params': params}, mutable=['intermediates'])
 
-    @nn.compact
-    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = images
-        for channels in usefulness.CHANNELS:
-            x = usefulness.convolutions(nn.avg_pool(x, (2, 2), strides=(2, 2)), channels)
-        # A thing is an eighth of a picture: its largest answers count, not their mean.
-        features = jnp.concatenate([x.mean(axis=(1, 2)), x.max(axis=(1, 2))], axis=-1)
-        features = nn.swish(nn.Dense(usefulness.CHANNELS[-1])(features))  # (B, 64)
-        return nn.Dense(len(KINDS) + len(STUFF))(features), features
+    @jax.jit
+    def block(images):
+        (deepest,) = see(images)[1]['intermediates']['deepest']  # (B, 8, 8, channels)
+        return jnp.concatenate([deepest.mean((1, 2)), deepest.max((1, 2))], axis=-1)
 
-
-def answers_of(caption: str) -> np.ndarray:
-    """(answers,) float32 of 0 and 1: which things in which colours, and which stuff."""
-    things, *stuff = scene_words.parse(caption)
-    shown = [kind in things for kind in KINDS] + [kind in stuff for kind in STUFF]
-    return np.array(shown, np.float32)
-
-
-def true_scenes(first: int, count: int, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 64, 64, 3) and their answers (n, answers)."""
-    scenes = Scenes(0, first + count, split)
-    examples = [scenes[number] for number in range(first, first + count)]
-    images = np.stack([usefulness.shrunk(example.image) for example in examples])
-    return images, np.stack([answers_of(example.captions[0]) for example in examples])
-
-
-def train(images: np.ndarray, answers: np.ndarray, steps: int = STEPS) -> dict:
-    """The parameters of a classifier of these images."""
-    network = Classifier()
-    params = network.init(jax.random.key(0), images[:1])['params']
-    optimizer = optax.adamw(optax.linear_schedule(RATE, 0.0, steps), weight_decay=1e-3)
-    state = optimizer.init(params)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, state, images, answers):
-        def loss(params):
-            logits, _ = network.apply({'params': params}, images)
-            return optax.sigmoid_binary_cross_entropy(logits, answers).mean()
-
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    generator = np.random.default_rng(0)
-    for _ in range(steps):
-        chosen = generator.integers(len(images), size=BATCH)
-        params, state = step(params, state, images[chosen], answers[chosen])
-    return params
-
-
-def seen(params: dict, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Answers (n, answers) bool and features (n, 64) of a classifier."""
-    apply = jax.jit(functools.partial(Classifier().apply, {'params': params}))
-    blocks = [apply(images[start : start + 64]) for start in range(0, len(images), 64)]
-    logits, features = (np.concatenate(each) for each in zip(*blocks, strict=True))
-    return logits > 0, features
+    return np.concatenate([block(images[n : n + 64]) for n in range(0, len(images), 64)])
 
 
 def main() -> None:
@@ -100,27 +43,32 @@ def main() -> None:
     parser.add_argument('folders', nargs='+', help='NAME=FOLDER of --mode=sample or evaluate')
     parser.add_argument('--pairs', type=int, default=200, help='the first ones of each folder')
     options = parser.parse_args()
-    params = train(*true_scenes(0, TRAINED, 'train'))
-    images, answers = true_scenes(0, HELD_OUT, 'validation')
-    found, features = seen(params, images)
-    right = found[:, : len(KINDS)] & (answers[:, : len(KINDS)] > 0)
-    recall = right.sum() / answers[:, : len(KINDS)].sum()
-    precision = right.sum() / max(1, found[:, : len(KINDS)].sum())
-    print(f'Of held-out things in their colours {recall:.3f} are found; {precision:.3f} are right.')
-    truth = fid.statistics([features])
+    categories = Scenes(0, 1, 'train').categories
+    ids = np.array([category.id for category in categories], np.uint8)
+    thing_ids = {category.id for category in categories if category.is_thing}
+    weights = np.where([each.is_thing for each in categories], usefulness.THING_WEIGHT, 1.0)
+    images, maps = usefulness.true_scenes(TRAINED, 'train')
+    network, params = usefulness.train(images, np.searchsorted(ids, maps), weights, seed=0)
+    images, maps = usefulness.true_scenes(HELD_OUT + options.pairs, 'validation')
+    truth, others = images[:HELD_OUT], images[HELD_OUT:]
+    held_out = truth, maps[:HELD_OUT]
+    scores = usefulness.scores_of(network, params, held_out, ids=ids, thing_ids=thing_ids)
+    print(f'mIoU of the segmenter on held-out scenes: {scores["mIoU"]:.3f}')
+
     # Of few pictures the distance is larger, so that all have equally many.
-    sets = {'true scenes': true_scenes(HELD_OUT, options.pairs, 'validation')[0]}
+    sets = {'other true scenes': others}
     for given in options.folders:
         name, _, folder = given.rpartition('=')
         pairs = Pairs(pathlib.Path(folder))
         if len(pairs) < options.pairs:
             parser.error(f'{folder} has {len(pairs)} pairs, fewer than --pairs={options.pairs}')
         sets[name] = np.stack([usefulness.shrunk(pairs.image(n)) for n in range(options.pairs)])
+    expected = fid.statistics([features_of(network, params, truth)])
     rows = []
     for name, own in sets.items():
-        distance = fid.frechet_distance(truth, fid.statistics([seen(params, own)[1]]))
-        rows.append([name, options.pairs, f'{distance:.2f}'])
-    print(tables.table(['', 'pairs', "distance of a scene classifier's features"], rows))
+        found = fid.statistics([features_of(network, params, own)])
+        rows.append([name, options.pairs, f'{fid.frechet_distance(expected, found):.2f}'])
+    print(tables.table(['', 'pairs', 'Frechet distance of segmenter features'], rows))
 
 
 if __name__ == '__main__':

@@ -59,7 +59,8 @@ class Segmenter(nn.Module):
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2))
             x = convolutions(x, channels)
             skips.append(x)
-        skips.pop()
+        # For studies/frechet.py.
+        self.sow('intermediates', 'deepest', skips.pop())  # (B, 8, 8, channels)
         for channels in CHANNELS[-2::-1]:
             x = x.repeat(2, axis=1).repeat(2, axis=2)
             x = convolutions(jnp.concatenate([x, skips.pop()], axis=-1), channels)
