@@ -1,4 +1,4 @@
-"""How arrays lie on meshes, also on those of TPUs; `test_pods.py` trains on them."""
+"""How arrays lie on meshes, also on those of TPUs; `tests/test_pods.py` trains on them."""
 
 import importlib.util
 import json
