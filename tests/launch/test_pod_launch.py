@@ -43,7 +43,11 @@ case $4 in
   ssh)
     for home in "$WORKERS"/*; do
       [[ $worker == all || $home == */"$worker" ]] || continue
-      cd "$home" && HOME=$home bash -c "${command/ -F / }" || exit
+      cd "$home" || exit
+      # What follows a log waits for its first line, and goes on for ever.
+      [[ $command != *' -F '* ]] ||
+        timeout 20 bash -c 'until [[ -s panoptic_jax/runs/worker/log ]]; do sleep 0.1; done'
+      HOME=$home bash -c "${command/ -F / }" || exit
     done ;;
 esac
 """
