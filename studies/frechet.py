@@ -43,6 +43,15 @@ def main() -> None:
     parser.add_argument('folders', nargs='+', help='NAME=FOLDER of --mode=sample or evaluate')
     parser.add_argument('--pairs', type=int, default=200, help='the first ones of each folder')
     options = parser.parse_args()
+    # Of few pictures the distance is larger, so that all have equally many.
+    drawn = {}
+    for given in options.folders:
+        name, _, folder = given.rpartition('=')
+        pairs = Pairs(pathlib.Path(folder))
+        if len(pairs) < options.pairs:
+            parser.error(f'{folder} has {len(pairs)} pairs, fewer than --pairs={options.pairs}')
+        drawn[name] = np.stack([usefulness.shrunk(pairs.image(n)) for n in range(options.pairs)])
+
     categories = Scenes(0, 1, 'train').categories
     ids = np.array([category.id for category in categories], np.uint8)
     thing_ids = {category.id for category in categories if category.is_thing}
@@ -50,22 +59,14 @@ def main() -> None:
     images, maps = usefulness.true_scenes(TRAINED, 'train')
     network, params = usefulness.train(images, np.searchsorted(ids, maps), weights, seed=0)
     images, maps = usefulness.true_scenes(HELD_OUT + options.pairs, 'validation')
-    truth, others = images[:HELD_OUT], images[HELD_OUT:]
+    truth = images[:HELD_OUT]
     held_out = truth, maps[:HELD_OUT]
     scores = usefulness.scores_of(network, params, held_out, ids=ids, thing_ids=thing_ids)
     print(f'mIoU of the segmenter on held-out scenes: {scores["mIoU"]:.3f}')
 
-    # Of few pictures the distance is larger, so that all have equally many.
-    sets = {'other true scenes': others}
-    for given in options.folders:
-        name, _, folder = given.rpartition('=')
-        pairs = Pairs(pathlib.Path(folder))
-        if len(pairs) < options.pairs:
-            parser.error(f'{folder} has {len(pairs)} pairs, fewer than --pairs={options.pairs}')
-        sets[name] = np.stack([usefulness.shrunk(pairs.image(n)) for n in range(options.pairs)])
     expected = fid.statistics([features_of(network, params, truth)])
     rows = []
-    for name, own in sets.items():
+    for name, own in {'other true scenes': images[HELD_OUT:], **drawn}.items():
         found = fid.statistics([features_of(network, params, own)])
         rows.append([name, options.pairs, f'{fid.frechet_distance(expected, found):.2f}'])
     print(tables.table(['', 'pairs', 'Frechet distance of segmenter features'], rows))

@@ -57,18 +57,17 @@ class Segmenter(nn.Module):
         for number, channels in enumerate(CHANNELS):
             if number:
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2))
-            x = convolutions(x, channels)
+            x = _convolutions(x, channels)
             skips.append(x)
         # For studies/frechet.py.
         self.sow('intermediates', 'deepest', skips.pop())  # (B, 8, 8, channels)
         for channels in CHANNELS[-2::-1]:
             x = x.repeat(2, axis=1).repeat(2, axis=2)
-            x = convolutions(jnp.concatenate([x, skips.pop()], axis=-1), channels)
+            x = _convolutions(jnp.concatenate([x, skips.pop()], axis=-1), channels)
         return depth_to_space(nn.Dense(4 * self.classes)(x), 2)
 
 
-def convolutions(x: jax.Array, channels: int) -> jax.Array:
-    """Two of 3 x 3 with their norms: (B, h, w, c) -> (B, h, w, channels)."""
+def _convolutions(x, channels):
     for _ in range(2):
         x = nn.swish(nn.GroupNorm(8)(nn.Conv(channels, (3, 3))(x)))
     return x
