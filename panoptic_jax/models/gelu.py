@@ -41,8 +41,8 @@ def _normal_distribution(number: jax.Array) -> jax.Array:
     return 0.5 + 0.5 * jnp.tanh(number * slope)
 
 
-def _rounded_gelu_and_input(x):
-    return _rounded_gelu(x), x
+def _gelu_and_input(x):
+    return gelu(x), x
 
 
 def _rounded_gelu_gradient(x, gradient):
@@ -53,7 +53,7 @@ def _rounded_gelu_gradient(x, gradient):
     return ((slope * gradient.astype(jnp.float32)).astype(x.dtype),)
 
 
-_rounded_gelu.defvjp(_rounded_gelu_and_input, _rounded_gelu_gradient)
+_rounded_gelu.defvjp(_gelu_and_input, _rounded_gelu_gradient)
 
 
 @jax.custom_vjp
@@ -63,10 +63,6 @@ def gelu_computed_again(x: jax.Array) -> jax.Array:
     A GPU otherwise writes and reads the float32 of tanh or erf, twice as much as the input has.
     """
     return gelu(x)
-
-
-def _gelu_and_input(x):
-    return gelu(x), x
 
 
 def _gelu_gradient(x, gradient):
