@@ -8,9 +8,9 @@ not, so that this number is no FID. True scenes that it did not see are the yard
 """
 
 import argparse
-import functools
 import pathlib
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,23 +19,25 @@ import tables
 import usefulness
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from panoptic_jax.data.scenes import Scenes
 from panoptic_jax.export.pairs import Pairs
 from panoptic_jax.metrics import fid
 
 TRAINED, HELD_OUT = 2048, 1024  # true scenes
 
 
-def features_of(network: usefulness.Segmenter, params: dict, images: np.ndarray) -> np.ndarray:
-    """What a segmenter sees in images (n, 64, 64, 3): (n, features)."""
-    see = functools.partial(network.apply, {'params': params}, mutable=['intermediates'])
+def seeing(network: usefulness.Segmenter, params: dict) -> Callable[[np.ndarray], fid.Statistics]:
+    """A function of images (n, 64, 64, 3): the statistics of what a segmenter sees in them."""
 
     @jax.jit
-    def block(images):
-        (deepest,) = see(images)[1]['intermediates']['deepest']  # (B, 8, 8, channels)
+    def features(images):
+        _, seen = network.apply({'params': params}, images, mutable=['intermediates'])
+        (deepest,) = seen['intermediates']['deepest']  # (B, 8, 8, channels)
         return jnp.concatenate([deepest.mean((1, 2)), deepest.max((1, 2))], axis=-1)
 
-    return np.concatenate([block(images[n : n + 64]) for n in range(0, len(images), 64)])
+    def statistics(images):
+        return fid.statistics(features(images[n : n + 64]) for n in range(0, len(images), 64))
+
+    return statistics
 
 
 def main() -> None:
@@ -52,10 +54,7 @@ def main() -> None:
             parser.error(f'{folder} has {len(pairs)} pairs, fewer than --pairs={options.pairs}')
         drawn[name] = np.stack([usefulness.shrunk(pairs.image(n)) for n in range(options.pairs)])
 
-    categories = Scenes(0, 1, 'train').categories
-    ids = np.array([category.id for category in categories], np.uint8)
-    thing_ids = {category.id for category in categories if category.is_thing}
-    weights = np.where([each.is_thing for each in categories], usefulness.THING_WEIGHT, 1.0)
+    ids, thing_ids, weights = usefulness.classes()
     images, maps = usefulness.true_scenes(TRAINED, 'train')
     network, params = usefulness.train(images, np.searchsorted(ids, maps), weights, seed=0)
     images, maps = usefulness.true_scenes(HELD_OUT + options.pairs, 'validation')
@@ -64,11 +63,12 @@ def main() -> None:
     scores = usefulness.scores_of(network, params, held_out, ids=ids, thing_ids=thing_ids)
     print(f'mIoU of the segmenter on held-out scenes: {scores["mIoU"]:.3f}')
 
-    expected = fid.statistics([features_of(network, params, truth)])
+    see = seeing(network, params)
+    expected = see(truth)
     rows = []
     for name, own in {'other true scenes': images[HELD_OUT:], **drawn}.items():
-        found = fid.statistics([features_of(network, params, own)])
-        rows.append([name, options.pairs, f'{fid.frechet_distance(expected, found):.2f}'])
+        distance = fid.frechet_distance(expected, see(own))
+        rows.append([name, options.pairs, f'{distance:.2f}'])
     print(tables.table(['', 'pairs', 'Frechet distance of segmenter features'], rows))
 
 

@@ -107,6 +107,15 @@ def generated_pairs(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.nd
     return np.stack(images), np.stack(ids), np.array(passes)
 
 
+def classes() -> tuple[np.ndarray, set[int], np.ndarray]:
+    """The ids of a segmenter's classes, those of things, and the weights of all in the loss."""
+    categories = Scenes(0, 1, 'train').categories
+    ids = np.array([category.id for category in categories], np.uint8)
+    thing_ids = {category.id for category in categories if category.is_thing}
+    weights = np.array([THING_WEIGHT if category.is_thing else 1.0 for category in categories])
+    return ids, thing_ids, weights
+
+
 def data_of(
     condition: str, true: tuple, generated: tuple, others: tuple | None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -208,10 +217,7 @@ def main() -> None:
     rows = json_lines.read(output)
     done = {(row['scenes'], row['condition'], row['seed']) for row in rows}
 
-    categories = Scenes(0, 1, 'train').categories
-    ids = np.array([category.id for category in categories], np.uint8)
-    thing_ids = {category.id for category in categories if category.is_thing}
-    weights = np.array([THING_WEIGHT if category.is_thing else 1.0 for category in categories])
+    ids, thing_ids, weights = classes()
     held_out = true_scenes(HELD_OUT, 'validation')
     others = generated_pairs(pathlib.Path(options.others)) if options.others else None
     data = {}
