@@ -262,9 +262,11 @@ def test_killed_run_logs_the_losses_of_an_unbroken_one(runs, name):
 
 @pytest.mark.parametrize(('origin', 'target'), MOVES)
 def test_checkpoints_go_on_elsewhere(runs, origin, target):
-    (step, loss), *more = losses(runs.moved(origin, target)).items()
+    moved, unbroken = runs.moved(origin, target), runs.unbroken(origin)
+    (step, loss), *more = losses(moved).items()
     assert (step, more) == (SAVED + 1, [])
-    expected = losses(runs.unbroken(origin))
+    expected, norms = losses(unbroken), losses(unbroken, 'grad_norm')
+    assert losses(moved, 'grad_norm') == pytest.approx({step: norms[step]}, rel=1e-5)
     print(f'next loss, {origin} to {target}: {abs(loss / expected[step] - 1):.1e} relative')
     assert loss == pytest.approx(expected[step], rel=1e-5)
     assert loss != pytest.approx(expected[SAVED], rel=1e-3)
