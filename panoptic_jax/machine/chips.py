@@ -25,6 +25,7 @@ class Chip(NamedTuple):
     memory_bandwidth: float
     link_bandwidth: float
     network_bandwidth: float = 0
+    vector_memory: int = 0
 
     @property
     def clock_hertz(self) -> float:
@@ -40,6 +41,7 @@ def _tpu(
     memory: float,
     links: float,
     network: float,
+    vector_mebibytes: int,
 ) -> Chip:
     """A TPU with `units`: (count, side) of its matrix units. `memory` and `links` are in GB/s.
 
@@ -55,6 +57,7 @@ def _tpu(
         memory_bandwidth=memory * 1e9,
         link_bandwidth=links * 1e9,
         network_bandwidth=network * 1e9 / 8,
+        vector_memory=vector_mebibytes * 2**20,
     )
 
 
@@ -71,10 +74,42 @@ def _gpu(*, teraflops: float, gibibytes: int, memory: float) -> Chip:
 
 # No page gives the v4's share of the network: it counts like the v5e's, 6.4 Tbit/s over the 256
 # chips of a pod. The v5p has 50 Gbit/s a chip, the v6e 25.6 Tbit/s over 256 chips.
-_V4 = _tpu(teraflops=275, units=(8, 128), gibibytes=32, memory=1228, links=300, network=25)
-_V5E = _tpu(teraflops=197, units=(4, 128), gibibytes=16, memory=819, links=200, network=25)
-_V5P = _tpu(teraflops=459, units=(8, 128), gibibytes=95, memory=2765, links=600, network=50)
-_V6E = _tpu(teraflops=918, units=(4, 256), gibibytes=32, memory=1640, links=448, network=100)
+_V4 = _tpu(
+    teraflops=275,
+    units=(8, 128),
+    gibibytes=32,
+    memory=1228,
+    links=300,
+    network=25,
+    vector_mebibytes=16,
+)
+_V5E = _tpu(
+    teraflops=197,
+    units=(4, 128),
+    gibibytes=16,
+    memory=819,
+    links=200,
+    network=25,
+    vector_mebibytes=128,
+)
+_V5P = _tpu(
+    teraflops=459,
+    units=(8, 128),
+    gibibytes=95,
+    memory=2765,
+    links=600,
+    network=50,
+    vector_mebibytes=64,
+)
+_V6E = _tpu(
+    teraflops=918,
+    units=(4, 256),
+    gibibytes=32,
+    memory=1640,
+    links=448,
+    network=100,
+    vector_mebibytes=128,
+)
 
 # The start of JAX's `device_kind`, and the chip. The first match counts, so 'TPU v5', which is the
 # v5p, stands behind the names that begin alike.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, PartitionSpec
 
+from panoptic_jax.machine import chips
 from panoptic_jax.models.attention import (
     cudnn_attention,
     cudnn_takes,
@@ -23,7 +24,9 @@ from panoptic_jax.models.attention import (
 )
 from panoptic_jax.models.attention_in_parts import attention_in_parts
 from panoptic_jax.models.attention_kernel import kernel_attention, kernel_takes
-from panoptic_jax.models.gelu import gelu, gelu_computed_again
+from panoptic_jax.models.gelu import gelu_computed_again
+from panoptic_jax.models.mlp import parameters_of, residual_mlp
+from panoptic_jax.models.mlp_kernel import kernel_mlp, mlp_takes
 from panoptic_jax.models.place_heads import join_heads
 from panoptic_jax.models.place_heads_kernel import join_takes, kernel_join_heads
 
@@ -40,7 +43,7 @@ class Forms(NamedTuple):
         `attention.einsum_attention`.
       product: (array (..., m), kernel (m, n)) -> (..., n).
       join_heads: See `place_heads.join_heads`.
-      gelu: array -> its GELU.
+      mlp: (tokens (B, T, C), norm, fc1, fc2) -> (B, T, C), see `residual_mlp`.
       in_order: array -> the same array, see `in_order`.
       remat: Whether a gradient computes what is inside a block again, in the place of keeping it.
     """
@@ -48,7 +51,7 @@ class Forms(NamedTuple):
     attention: Attention
     product: Callable[[jax.Array, jax.Array], jax.Array]
     join_heads: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = join_heads
-    gelu: Callable[[jax.Array], jax.Array] = gelu
+    mlp: Callable[..., jax.Array] = residual_mlp
     in_order: Callable[[jax.Array], jax.Array] = lambda array: array
     remat: bool = False
 
@@ -90,6 +93,15 @@ def for_mesh(mesh: Mesh, fused: bool = True, platform: str | None = None) -> For
             return _over_devices(kernel, mesh, [places, words], whole=[gain])
         return join_heads(places, words, gain)
 
+    def mlp(tokens, norm, fc1, fc2):
+        shared_evenly = tokens.shape[0] % mesh.size == 0
+        weights = parameters_of(norm, fc1, fc2)
+        memory, cores = _vector_memory(mesh)
+        if weights and shared_evenly and mlp_takes(tokens, fc1.features, memory):
+            kernel = functools.partial(kernel_mlp, cores=cores, interpret=interpret)
+            return _over_devices(kernel, mesh, [tokens], whole=[weights])
+        return residual_mlp(tokens, norm, fc1, fc2)
+
     def ordered(tokens):
         # The compiler would gather from all devices what it is told the order of.
         if tokens.shape[0] % mesh.size:
@@ -100,10 +112,12 @@ def for_mesh(mesh: Mesh, fused: bool = True, platform: str | None = None) -> For
     if platform == 'cpu':
         forms = forms._replace(product=product_of_rows)
     if platform == 'gpu':
-        forms = forms._replace(gelu=gelu_computed_again, in_order=ordered)
+        again = functools.partial(residual_mlp, activation=gelu_computed_again)
+        forms = forms._replace(mlp=again, in_order=ordered)
     if not fused:
         return forms
-    return forms._replace(attention=attention, join_heads=joined)
+    forms = forms._replace(attention=attention, join_heads=joined)
+    return forms._replace(mlp=mlp) if platform == 'tpu' else forms
 
 
 def attention_form(qkv: jax.Array, num_heads: int, *, platform: str, num_devices: int) -> Attention:
@@ -201,6 +215,16 @@ def _over_devices(kernel, mesh, arrays, whole=()):
     specs = (rows,) * len(arrays) + (PartitionSpec(),) * len(whole)
     over_devices = jax.shard_map(kernel, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)
     return over_devices(*arrays, *whole)
+
+
+def _vector_memory(mesh):
+    """(bytes of a core's vector memory, cores of a device)."""
+    device = mesh.devices.flat[0]
+    if device.platform != 'tpu':
+        # A device that stands for a TPU stands for this one.
+        return chips.known_chip('TPU v5e').vector_memory, 1
+    chip = chips.known_chip(device.device_kind)
+    return (chip.vector_memory if chip else 0), device.num_cores
 
 
 def _plain_form(platform):

@@ -111,9 +111,12 @@ class Block(nn.Module):
         qkv = dense(3 * size, name='qkv', use_bias=False)(normed)  # (B, T, 3C)
         mixed = self.forms.attention(qkv, self.num_heads)  # (B, T, C)
         tokens = tokens + dense(size, name='proj')(mixed)
-        normed = norm(name='norm2')(tokens)
-        hidden = self.forms.gelu(dense(4 * size, name='fc1')(normed))  # (B, T, 4C)
-        return tokens + dense(size, name='fc2')(hidden)
+        return self.forms.mlp(
+            tokens,
+            norm(name='norm2'),
+            dense(4 * size, name='fc1'),
+            dense(size, name='fc2'),
+        )
 
 
 class ImageStream(nn.Module):

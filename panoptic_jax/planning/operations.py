@@ -13,8 +13,8 @@ from panoptic_jax.machine.chips import Chip
 from panoptic_jax.planning.bundles import Schedule
 
 # The compiler gives no estimate for a kernel of ours. Such a kernel counts as long as its bundles
-# take, or its bytes at this share of the memory's bandwidth. Where its bundles are not known, its
-# arithmetic counts instead, at this share of the peak.
+# take, its arithmetic at the peak, or its bytes at this share of the memory's bandwidth. Where its
+# bundles are not known, its arithmetic counts instead, at this share of the peak.
 KERNEL_SHARE_OF_PEAK = 0.35
 KERNEL_SHARE_OF_BANDWIDTH = 0.80
 
@@ -194,10 +194,12 @@ def _seconds(line: str, chip: Chip, schedule: Schedule | None) -> tuple[float, b
     # A kernel that the compiler put in itself has no estimate: its arrays are moved once.
     moved_bytes = int(moved[1]) if moved else _array_bytes(line.split('metadata=')[0])
     memory = moved_bytes / (KERNEL_SHARE_OF_BANDWIDTH * chip.memory_bandwidth)
+    arithmetic = int(flops[1]) / chip.peak_flops if flops else 0.0
     if schedule:
-        work = schedule.cycles / chip.clock_hertz
+        # Bundles may hand rows to the matrix units faster than these take them.
+        work = max(schedule.cycles / chip.clock_hertz, arithmetic)
     else:
-        work = int(flops[1]) / (KERNEL_SHARE_OF_PEAK * chip.peak_flops) if flops else 0.0
+        work = arithmetic / KERNEL_SHARE_OF_PEAK
     # A kernel computes while it reads and writes, so the longer of the two counts.
     return max(work, memory), not schedule or memory > work
 

@@ -127,9 +127,18 @@ def test_kernels_of_one_body_have_one_schedule():
 def test_a_kernel_that_waits_for_memory_takes_as_long_as_its_bytes():
     """80 bytes at 80 % of 1000 take 10 cycles of 100 Hz."""
     quick = SCHEDULES | {'kernel': Schedule(cycles=9, busy={'MXU': 9.0}, spills=0.0)}
-    (kernel,) = (each for each in operations_of(LISTING, CHIP, quick) if each.kernel)
+    text = LISTING.replace('"flops":"3500"', '"flops":"35"')
+    (kernel,) = (each for each in operations_of(text, CHIP, quick) if each.kernel)
     assert kernel.seconds == pytest.approx(0.1)
     assert kernel.assumed
+
+
+def test_a_kernel_takes_at_least_as_long_as_its_arithmetic_at_the_peak():
+    """3500 FLOPs at 1000 FLOP/s, whatever the bundles say; nothing of it is assumed."""
+    quick = SCHEDULES | {'kernel': Schedule(cycles=340, busy={'MXU': 340.0}, spills=0.0)}
+    (kernel,) = (each for each in operations_of(LISTING, CHIP, quick) if each.kernel)
+    assert kernel.seconds == pytest.approx(3.5)
+    assert not kernel.assumed
 
 
 def test_costliest_lines_name_the_fullest_unit():
