@@ -85,6 +85,7 @@ def test_loader_peak_and_attention_are_reported(measured):
     assert measured.report['loader_examples_per_second'] > 0
     assert measured.report['matmul_peak_flops'] == PEAK
     assert 0 <= measured.report['attention_error'] < 1e-4
+    assert 0 <= measured.report['block_error'] < 1e-4
 
 
 def test_the_table_is_printed(measured):

@@ -1,9 +1,14 @@
 """How far a platform's forms are from the plain ones, on random numbers and the devices at hand."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from panoptic_jax.models.forms import PLAIN, Forms
+from panoptic_jax.models.uvit import Block
 
 
 def attention_error(forms: Forms, qkv: jax.ShapeDtypeStruct, num_heads: int, words: int) -> float:
@@ -30,13 +35,37 @@ def attention_error(forms: Forms, qkv: jax.ShapeDtypeStruct, num_heads: int, wor
         arrays.append(jax.random.normal(keys[2], (batch, words, 2 * size), qkv.dtype))
         arrays.append(jax.random.uniform(keys[3], (num_heads,), minval=0.5, maxval=2.0))
 
-    def values_and_gradients(forms, arrays, gradient):
-        def attended(*arrays):
-            joined = forms.join_heads(*arrays) if words else arrays[0]
-            return forms.attention(joined, num_heads, places)
+    def attended(forms, *arrays):
+        joined = forms.join_heads(*arrays) if words else arrays[0]
+        return forms.attention(joined, num_heads, places)
 
-        mixed, pull_back = jax.vjp(attended, *arrays)
-        found = [mixed, *pull_back(gradient)]
+    return _worst_deviation(attended, forms, arrays, gradient)
+
+
+def block_error(forms: Forms, tokens: jax.ShapeDtypeStruct, num_heads: int) -> float:
+    """The error of a whole block of a U-ViT, in the units of `attention_error`.
+
+    Args:
+      forms: Those in question.
+      tokens: Shape (B, T, C) and type of the block's tokens.
+      num_heads: Divides C.
+    """
+    keys = jax.random.split(jax.random.key(0), 3)
+    given, gradient = (jax.random.normal(key, tokens.shape, tokens.dtype) for key in keys[:2])
+    params = Block(num_heads).init(keys[2], given)
+
+    def of_block(forms, params, tokens):
+        return Block(num_heads, tokens.dtype, forms).apply(params, tokens)
+
+    return _worst_deviation(of_block, forms, [params, given], gradient)
+
+
+def _worst_deviation(
+    function: Callable[..., jax.Array], forms: Forms, arguments: list[Any], gradient: jax.Array
+) -> float:
+    def values_and_gradients(forms, arguments, gradient):
+        value, pull_back = jax.vjp(functools.partial(function, forms), *arguments)
+        found = jax.tree.leaves([value, pull_back(gradient)])
         return [array.astype(jnp.float32) for array in found]
 
     # In units of the plain form, so that one bound serves all sizes.
@@ -45,9 +74,9 @@ def attention_error(forms: Forms, qkv: jax.ShapeDtypeStruct, num_heads: int, wor
 
     # The arrays are arguments: a compiler computes with constants itself, a GPU's for minutes.
     @jax.jit
-    def worst(arrays, gradient):
-        ours = values_and_gradients(forms, arrays, gradient)
-        plain = values_and_gradients(PLAIN, arrays, gradient)
+    def worst(arguments, gradient):
+        ours = values_and_gradients(forms, arguments, gradient)
+        plain = values_and_gradients(PLAIN, arguments, gradient)
         return jnp.stack(jax.tree.map(deviations, ours, plain)).max()
 
-    return float(worst(arrays, gradient))
+    return float(worst(arguments, gradient))

@@ -24,15 +24,20 @@ from panoptic_jax.models.attention import (
 )
 from panoptic_jax.models.attention_in_parts import attention_in_parts
 from panoptic_jax.models.attention_kernel import kernel_attention, kernel_takes
+from panoptic_jax.models.block_halves import (
+    mlp_weights,
+    normed_product,
+    product_weights,
+    residual_mlp,
+)
 from panoptic_jax.models.gelu import gelu_computed_again
-from panoptic_jax.models.mlp import parameters_of, residual_mlp
 from panoptic_jax.models.mlp_kernel import kernel_mlp, mlp_takes
 from panoptic_jax.models.place_heads import join_heads
 from panoptic_jax.models.place_heads_kernel import join_takes, kernel_join_heads
+from panoptic_jax.models.product_kernel import kernel_normed_product, product_takes
+from panoptic_jax.models.product_of_rows import product_of_rows
 
 Attention = Callable[..., jax.Array]
-
-_NARROW = 192  # columns of which a cache holds enough rows
 
 
 class Forms(NamedTuple):
@@ -43,7 +48,8 @@ class Forms(NamedTuple):
         `attention.einsum_attention`.
       product: (array (..., m), kernel (m, n)) -> (..., n).
       join_heads: See `place_heads.join_heads`.
-      mlp: (tokens (B, T, C), norm, fc1, fc2) -> (B, T, C), see `residual_mlp`.
+      normed_product: See `block_halves.normed_product`.
+      mlp: See `block_halves.residual_mlp`.
       in_order: array -> the same array, see `in_order`.
       remat: Whether a gradient computes what is inside a block again, in the place of keeping it.
     """
@@ -51,6 +57,7 @@ class Forms(NamedTuple):
     attention: Attention
     product: Callable[[jax.Array, jax.Array], jax.Array]
     join_heads: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = join_heads
+    normed_product: Callable[..., tuple[jax.Array, jax.Array]] = normed_product
     mlp: Callable[..., jax.Array] = residual_mlp
     in_order: Callable[[jax.Array], jax.Array] = lambda array: array
     remat: bool = False
@@ -93,14 +100,18 @@ def for_mesh(mesh: Mesh, fused: bool = True, platform: str | None = None) -> For
             return _over_devices(kernel, mesh, [places, words], whole=[gain])
         return join_heads(places, words, gain)
 
-    def mlp(tokens, norm, fc1, fc2):
-        shared_evenly = tokens.shape[0] % mesh.size == 0
-        weights = parameters_of(norm, fc1, fc2)
-        memory, cores = _vector_memory(mesh)
-        if weights and shared_evenly and mlp_takes(tokens, fc1.features, memory):
-            kernel = functools.partial(kernel_mlp, cores=cores, interpret=interpret)
-            return _over_devices(kernel, mesh, [tokens], whole=[weights])
-        return residual_mlp(tokens, norm, fc1, fc2)
+    def half_of_block(kernel, fits, weights_of, layers):
+        vector_memory, cores = _vector_memory(mesh)
+        kernel = functools.partial(kernel, cores=cores, interpret=interpret)
+
+        def form(tokens, norm, dense, *others):
+            weights = weights_of(norm, dense, *others)
+            shared_evenly = tokens.shape[0] % mesh.size == 0
+            if weights and shared_evenly and fits(tokens, dense.features, vector_memory):
+                return _over_devices(kernel, mesh, [tokens], whole=[weights])
+            return layers(tokens, norm, dense, *others)
+
+        return form
 
     def ordered(tokens):
         # The compiler would gather from all devices what it is told the order of.
@@ -117,7 +128,14 @@ def for_mesh(mesh: Mesh, fused: bool = True, platform: str | None = None) -> For
     if not fused:
         return forms
     forms = forms._replace(attention=attention, join_heads=joined)
-    return forms._replace(mlp=mlp) if platform == 'tpu' else forms
+    if platform == 'tpu':
+        forms = forms._replace(
+            normed_product=half_of_block(
+                kernel_normed_product, product_takes, product_weights, normed_product
+            ),
+            mlp=half_of_block(kernel_mlp, mlp_takes, mlp_weights, residual_mlp),
+        )
+    return forms
 
 
 def attention_form(qkv: jax.Array, num_heads: int, *, platform: str, num_devices: int) -> Attention:
@@ -152,39 +170,6 @@ def compute_dtype(name: str, mesh: Mesh) -> Any:
     if name == 'auto':
         name = 'float32' if _platform(mesh) == 'cpu' else 'bfloat16'
     return jnp.dtype(name)
-
-
-@jax.custom_vjp
-def product_of_rows(array: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`array @ kernel` with all rows on one axis, and a kernel's gradient that suits a CPU.
-
-    On CPU one axis saves a third of a train step of size S; on TPU v5e it costs a sixteenth.
-    """
-    rows = array.reshape(-1, array.shape[-1])  # (rows, m)
-    product = rows @ kernel
-    return product.reshape(*array.shape[:-1], kernel.shape[-1])
-
-
-def _product_and_inputs(array, kernel):
-    return product_of_rows(array, kernel), (array, kernel)
-
-
-def _product_gradients(inputs, gradient):
-    array, kernel = inputs
-    of_array = product_of_rows(gradient, kernel.T)
-    size, features = kernel.shape
-    rows = array.reshape(-1, size)
-    turned = rows.T  # (m, rows)
-    # Rows a power of two apart meet in one place of the cache while a product reads down them. To
-    # write them anew costs less, and the barrier makes the compiler do so; narrow or wide arrays
-    # gain nothing.
-    if _NARROW < size <= features:
-        turned = jax.lax.optimization_barrier(turned)
-    of_kernel = turned @ gradient.reshape(-1, features)
-    return of_array, of_kernel
-
-
-product_of_rows.defvjp(_product_and_inputs, _product_gradients)
 
 
 @jax.custom_vjp

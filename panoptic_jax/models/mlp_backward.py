@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from panoptic_jax.models import mlp_layout
+from panoptic_jax.models import block_layout
 from panoptic_jax.models.attention_layout import PLAIN, TRANSPOSED, dot, zero_rows_from
+from panoptic_jax.models.block_halves import MlpWeights
+from panoptic_jax.models.block_layout import Layout, sum_of_rows
 from panoptic_jax.models.gelu import gelu_and_slope
-from panoptic_jax.models.mlp_layout import Layout, Weights
 
 
 class _Memory(NamedTuple):
@@ -38,73 +39,62 @@ class _Memory(NamedTuple):
 
 def backward(
     arrays: tuple[jax.Array, jax.Array, jax.Array],
-    weights: Weights,
+    weights: MlpWeights,
     layout: Layout,
     *,
     interpret: bool,
     with_weights: bool,
-) -> tuple[jax.Array, Weights | None]:
+) -> tuple[jax.Array, MlpWeights | None]:
     """The gradients of tokens (B, T, C) and of weights.
 
     Args:
       arrays: Tokens (B, T, C), fc1's (B, T, F) of the forward pass, and the gradient (B, T, C).
-      weights: As for the forward pass.
+      weights: Those of the forward pass, as matrices.
       layout: The kernel's.
       interpret: Run as plain JAX.
       with_weights: Whether gradients of weights are asked for.
     """
-    dtype, channels = arrays[0].dtype, layout.channels
-    sizes = [channels, layout.hidden, channels, channels]
-    # A product over the tokens fills whole matrix units.
-    rows_of_products = [layout.rows] * 2 + [layout.whole_rows] * 2
-    shapes = [jax.ShapeDtypeStruct(arrays[0].shape, dtype)]
+    channels = layout.channels
+    widths = [channels, layout.width, channels]
+    products = [layout.rows] * 2
+    shapes = [jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype)]
     if with_weights:
-        shapes += [
-            jax.ShapeDtypeStruct((layout.cores, *array.shape), array.dtype) for array in weights
-        ]
-    settings = mlp_layout.compiler_settings(
-        layout,
-        products=rows_of_products if with_weights else rows_of_products[:2],
-        moved=layout.rows * sum(sizes) * dtype.itemsize,
-    )
+        products += [layout.whole_rows] * 2
+        shapes += block_layout.shapes_of_cores(layout, weights)
+    settings = block_layout.compiler_settings(layout, products=products, widths=[*widths, channels])
     of_tokens, *of_weights = pl.pallas_call(
         functools.partial(_body, layout=layout, with_weights=with_weights),
         grid=(layout.cores, layout.examples),
         in_specs=[
-            *(mlp_layout.examples(layout, size) for size in sizes[:3]),
-            *map(mlp_layout.whole, weights),
+            *(block_layout.examples(layout, width) for width in widths),
+            *map(block_layout.whole, weights),
         ],
         out_specs=[
-            mlp_layout.examples(layout, channels),
-            *(mlp_layout.of_core(shape.shape[1:]) for shape in shapes[1:]),
+            block_layout.examples(layout, channels),
+            *map(block_layout.of_core, shapes[1:]),
         ],
         out_shape=shapes,
-        scratch_shapes=_scratch(layout, dtype),
+        scratch_shapes=_scratch(layout, arrays[0].dtype),
         name='mlp_gradient' if with_weights else 'mlp_gradient_of_tokens',
         interpret=interpret,
         **settings,
     )(*arrays, *weights)
     if not with_weights:
         return of_tokens, None
-    return of_tokens, Weights(*(_sum_of_cores(array) for array in of_weights))
+    return of_tokens, MlpWeights(*map(block_layout.sum_of_cores, of_weights))
 
 
 def _scratch(layout, dtype):
     tokens = layout.rows, layout.channels
-    of_kernels = pltpu.VMEM((layout.channels, layout.hidden), jnp.float32)
+    of_kernels = pltpu.VMEM((layout.channels, layout.width), jnp.float32)
     turned = pltpu.VMEM(tokens[::-1], dtype)
     return _Memory(pltpu.VMEM(tokens, jnp.float32), turned, turned, of_kernels, of_kernels)
 
 
-def _sum_of_cores(array):
-    if array.shape[0] == 1:
-        return array[0]
-    return array.sum(axis=0, dtype=jnp.float32).astype(array.dtype)
-
-
 def _body(tokens_ref, hidden_ref, gradient_ref, *refs, layout, with_weights):
-    weights, of_tokens, *refs = Weights(*refs[:6]), *refs[6:]
-    of_weights = Weights(*refs[:6]) if with_weights else None
+    count = len(MlpWeights._fields)
+    weights, of_tokens, *refs = MlpWeights(*refs[:count]), *refs[count:]
+    of_weights = MlpWeights(*refs[:count]) if with_weights else None
     memory = _Memory(*refs[-len(_Memory._fields) :])
     if with_weights:
         pl.when(pl.program_id(1) == 0)(lambda: _begin_sums(memory, of_weights))
@@ -112,11 +102,11 @@ def _body(tokens_ref, hidden_ref, gradient_ref, *refs, layout, with_weights):
     clean = functools.partial(zero_rows_from, layout.count)
     tokens, gradient = clean(tokens_ref[0]), clean(gradient_ref[0])
     if with_weights:
-        normed, _ = mlp_layout.normed(tokens.astype(jnp.float32))
+        normed, _ = block_layout.normed(tokens.astype(jnp.float32))
         normed = normed * weights.scale[:] + weights.shift[:]
         memory.turned_normed[:] = clean(normed.astype(tokens.dtype)).T
         memory.turned_gradient[:] = gradient.T
-        of_weights.bias2[0] += _sum_of_rows(gradient)
+        of_weights.bias2[0] += sum_of_rows(gradient)
     memory.of_normed[:] = jnp.zeros_like(memory.of_normed)
 
     def work(chunk):
@@ -124,7 +114,7 @@ def _body(tokens_ref, hidden_ref, gradient_ref, *refs, layout, with_weights):
         activated, slope = gelu_and_slope(hidden)
         of_hidden = dot(gradient, weights.kernel2[chunk], TRANSPOSED) * slope
         if with_weights:
-            of_weights.bias1[0, :, chunk] += _sum_of_rows(of_hidden)
+            of_weights.bias1[0, :, chunk] += sum_of_rows(of_hidden)
         of_hidden = of_hidden.astype(tokens.dtype)  # (rows, a chunk of F)
         memory.of_normed[:] += dot(of_hidden, weights.kernel1[:, chunk], TRANSPOSED)
         if with_weights:
@@ -132,22 +122,16 @@ def _body(tokens_ref, hidden_ref, gradient_ref, *refs, layout, with_weights):
             memory.of_kernel2[:, chunk] += dot(memory.turned_gradient[:], activated, PLAIN)
             memory.of_kernel1[:, chunk] += dot(memory.turned_normed[:], of_hidden, PLAIN)
 
-    mlp_layout.for_chunks(layout, work)
-    normed, inverse = mlp_layout.normed(tokens.astype(jnp.float32))
+    block_layout.for_chunks(layout, work)
+    normed, inverse = block_layout.normed(tokens.astype(jnp.float32))
     of_normed = memory.of_normed[:]
     if with_weights:
-        of_weights.shift[0] += _sum_of_rows(of_normed)
-        of_weights.scale[0] += _sum_of_rows(of_normed * normed)
+        of_weights.shift[0] += sum_of_rows(of_normed)
+        of_weights.scale[0] += sum_of_rows(of_normed * normed)
         pl.when(pl.program_id(1) == layout.examples - 1)(lambda: _end_sums(memory, of_weights))
     of_normed = of_normed * weights.scale[:]
-    common = of_normed.mean(axis=-1, keepdims=True)
-    along = (of_normed * normed).mean(axis=-1, keepdims=True)
-    through_norm = (of_normed - common - normed * along) * inverse
+    through_norm = block_layout.normed_gradient(of_normed, normed, inverse)
     of_tokens[0] = (gradient.astype(jnp.float32) + through_norm).astype(of_tokens.dtype)
-
-
-def _sum_of_rows(array):
-    return array.astype(jnp.float32).sum(axis=0, keepdims=True)
 
 
 def _begin_sums(memory, of_weights):

@@ -11,15 +11,16 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from panoptic_jax.models import mlp_layout
-from panoptic_jax.models.attention_layout import LANES
+from panoptic_jax.models import block_layout
+from panoptic_jax.models.block_halves import MlpWeights
 from panoptic_jax.models.mlp_backward import backward
 from panoptic_jax.models.mlp_forward import forward
-from panoptic_jax.models.mlp_layout import CHUNK, Weights
+
+_KERNELS = 2
 
 
 def kernel_mlp(
-    tokens: jax.Array, weights: Weights, cores: int = 1, interpret: bool = False
+    tokens: jax.Array, weights: MlpWeights, cores: int = 1, interpret: bool = False
 ) -> jax.Array:
     """tokens + fc2(GELU(fc1(norm(tokens)))), as in `uvit.Block`.
 
@@ -27,32 +28,21 @@ def kernel_mlp(
 
     Args:
       tokens: (B, T, C) bfloat16, see `mlp_takes`; B is one device's.
-      weights: Of the norm and both layers; kernels are of the type of `tokens`.
+      weights: The parameters of norm and layers; kernels have the type of `tokens`.
       cores: Cores of a device, which share the examples.
       interpret: Run as plain JAX, for tests on any platform.
 
     Returns:
       (B, T, C), of the type of `tokens`.
     """
-    layout = mlp_layout.layout_of(tokens.shape, weights.kernel1.shape[1], cores)
-    matrices = Weights(*(jnp.atleast_2d(array) for array in weights))
+    layout = block_layout.layout_of(tokens.shape, weights.kernel1.shape[1], _KERNELS, cores)
+    matrices = MlpWeights(*(jnp.atleast_2d(array) for array in weights))
     return _mlp(tokens, matrices, layout, interpret)
 
 
 def mlp_takes(tokens: jax.Array, hidden: int, vector_memory: int) -> bool:
-    """Whether the kernel takes such tokens.
-
-    Args:
-      tokens: (B, T, C), of which only shape and type count.
-      hidden: F, channels of the hidden layer.
-      vector_memory: Bytes of a core's vector memory.
-    """
-    registers_are_full = tokens.shape[2] % LANES == 0 and hidden % CHUNK == 0
-    # In float32 the GELU is another one.
-    if tokens.dtype != jnp.bfloat16 or not registers_are_full:
-        return False
-    layout = mlp_layout.layout_of(tokens.shape, hidden, cores=1)
-    return layout.needed_memory <= vector_memory
+    """Whether the kernel takes such tokens; see `block_layout.fits`."""
+    return block_layout.fits(tokens, hidden, _KERNELS, vector_memory)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -63,7 +53,7 @@ def _mlp(tokens, weights, layout, interpret):
 
 def _forward(tokens, weights, layout, interpret):
     with_weights = any(array.perturbed for array in weights)
-    tokens, weights = tokens.value, Weights(*(array.value for array in weights))
+    tokens, weights = tokens.value, MlpWeights(*(array.value for array in weights))
     result, hidden = forward(tokens, weights, layout, interpret=interpret, with_hidden=True)
     of_tokens = tokens, hidden, weights
     return result, ((None, of_tokens) if with_weights else (of_tokens, None))

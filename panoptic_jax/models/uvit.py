@@ -107,8 +107,8 @@ class Block(nn.Module):
         )
         if skip is not None:
             tokens = dense(size, name='skip')(tokens, skip)  # (B, T, 2C) -> (B, T, C)
-        normed = norm(name='norm1')(tokens)
-        qkv = dense(3 * size, name='qkv', use_bias=False)(normed)  # (B, T, 3C)
+        of_attention = dense(3 * size, name='qkv', use_bias=False)
+        qkv, tokens = self.forms.normed_product(tokens, norm(name='norm1'), of_attention)
         mixed = self.forms.attention(qkv, self.num_heads)  # (B, T, C)
         tokens = tokens + dense(size, name='proj')(mixed)
         return self.forms.mlp(

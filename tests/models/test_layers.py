@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from panoptic_jax.models import forms, layers
+from panoptic_jax.models import layers
+from panoptic_jax.models.product_of_rows import product_of_rows
 
 
-@pytest.mark.parametrize('product', [jnp.matmul, forms.product_of_rows])
+@pytest.mark.parametrize('product', [jnp.matmul, product_of_rows])
 def test_dense_is_that_of_flax(product):
     rng = np.random.default_rng(0)
     a, b = jnp.float32(rng.normal(size=(3, 5, 24))), jnp.float32(rng.normal(size=(3, 5, 8)))
@@ -49,7 +50,7 @@ def test_product_of_rows_has_the_gradients_of_the_plain_product(size, features, 
     kernel = jnp.asarray(rng.normal(size=(size, features)) / size, dtype)
     gradient = jnp.asarray(rng.normal(size=(3, 50, features)), dtype)
     expected, their_pull = jax.vjp(jnp.matmul, array, kernel)
-    found, our_pull = jax.vjp(forms.product_of_rows, array, kernel)
+    found, our_pull = jax.vjp(product_of_rows, array, kernel)
     pairs = [(found, expected), *zip(our_pull(gradient), their_pull(gradient), strict=True)]
     for ours, theirs in pairs:
         assert ours.dtype == theirs.dtype
@@ -63,7 +64,7 @@ def test_rows_are_written_anew_where_it_pays():
 
     def barriers(size, features):
         array, kernel = jnp.zeros((8, size)), jnp.zeros((size, features))
-        gradients = jax.grad(lambda *inputs: forms.product_of_rows(*inputs).sum(), argnums=(0, 1))
+        gradients = jax.grad(lambda *inputs: product_of_rows(*inputs).sum(), argnums=(0, 1))
         return str(jax.make_jaxpr(gradients)(array, kernel)).count('optimization_barrier')
 
     assert barriers(512, 2048) == 1
