@@ -37,24 +37,25 @@ def _tpu(
     *,
     teraflops: float,
     units: tuple[int, int],
-    gibibytes: int,
-    memory: float,
+    memory: tuple[int, float],
+    vector_mebibytes: int,
     links: float,
     network: float,
-    vector_mebibytes: int,
 ) -> Chip:
-    """A TPU with `units`: (count, side) of its matrix units. `memory` and `links` are in GB/s.
+    """A TPU with `units`: (count, side) of its matrix units, and `memory`: (GiB, GB/s).
 
-    `network` is in Gbit/s for a chip: v5e's is on Cloud TPU's page, others quote v5p's and v6e's.
+    `links` are in GB/s. `network` is in Gbit/s for a chip: v5e's is on Cloud TPU's page, others
+    quote v5p's and v6e's.
     """
     count, side = units
+    gibibytes, bandwidth = memory
     # Each cell of a matrix unit does one multiplication and one addition a cycle.
     flops_per_cycle = count * 2 * side**2
     return Chip(
         peak_flops=teraflops * 1e12,
         flops_per_cycle=flops_per_cycle,
         memory_bytes=gibibytes * 2**30,
-        memory_bandwidth=memory * 1e9,
+        memory_bandwidth=bandwidth * 1e9,
         link_bandwidth=links * 1e9,
         network_bandwidth=network * 1e9 / 8,
         vector_memory=vector_mebibytes * 2**20,
@@ -73,43 +74,20 @@ def _gpu(*, teraflops: float, gibibytes: int, memory: float) -> Chip:
 
 
 # No page gives the v4's share of the network: it counts like the v5e's, 6.4 Tbit/s over the 256
-# chips of a pod. The v5p has 50 Gbit/s a chip, the v6e 25.6 Tbit/s over 256 chips.
+# chips of a pod. The v5p has 50 Gbit/s a chip, the v6e 25.6 Tbit/s over 256 chips. How much vector
+# memory a core has is in the compiler's message about a kernel that needs more.
 _V4 = _tpu(
-    teraflops=275,
-    units=(8, 128),
-    gibibytes=32,
-    memory=1228,
-    links=300,
-    network=25,
-    vector_mebibytes=16,
-)
+    teraflops=275, units=(8, 128), memory=(32, 1228), vector_mebibytes=16, links=300, network=25
+)  # fmt: skip
 _V5E = _tpu(
-    teraflops=197,
-    units=(4, 128),
-    gibibytes=16,
-    memory=819,
-    links=200,
-    network=25,
-    vector_mebibytes=128,
-)
+    teraflops=197, units=(4, 128), memory=(16, 819), vector_mebibytes=128, links=200, network=25
+)  # fmt: skip
 _V5P = _tpu(
-    teraflops=459,
-    units=(8, 128),
-    gibibytes=95,
-    memory=2765,
-    links=600,
-    network=50,
-    vector_mebibytes=64,
-)
+    teraflops=459, units=(8, 128), memory=(95, 2765), vector_mebibytes=64, links=600, network=50
+)  # fmt: skip
 _V6E = _tpu(
-    teraflops=918,
-    units=(4, 256),
-    gibibytes=32,
-    memory=1640,
-    links=448,
-    network=100,
-    vector_mebibytes=128,
-)
+    teraflops=918, units=(4, 256), memory=(32, 1640), vector_mebibytes=128, links=448, network=100
+)  # fmt: skip
 
 # The start of JAX's `device_kind`, and the chip. The first match counts, so 'TPU v5', which is the
 # v5p, stands behind the names that begin alike.
