@@ -31,6 +31,10 @@ _BUNDLE = re.compile(r'\s*(?:0x[0-9a-f]+|0)\s+([A-Z]{2})?\s*:\s*(>*)\s*\{(.*)')
 _EXIT = re.compile(r'scmp\.ge\.s32\.totalorder %\S+, (\d+) /\* loop exit test \*/')
 # A loop that fetches what its next trip needs makes some trips more, in which nothing is computed.
 _STAGE = re.compile(r'iteration index, stage = (\d+)')
+# A branch around bundles that are for one trip of a loop alone: its first, or its last.
+_COUNTER = re.compile(r'%(\w+) = sphi ')
+_IS_OTHER = re.compile(r'%(\w+) = scmp\.ne\.s32\.totalorder (?:\(%\w+\), )?%(\w+), \d+')
+_BRANCH = re.compile(r'sbr\.rel \(%(\w+)\) target = \$region(\d+)')
 _SPILLS = 'VSTORE:SPILL'
 _STORES = 'VSTORE'
 
@@ -52,17 +56,34 @@ class Schedule(NamedTuple):
 class _Loop:
     """A loop of a schedule while its lines are read; the whole program is one without parent."""
 
-    def __init__(self, parent: '_Loop | None', stages: int = 0) -> None:
+    def __init__(self, parent: '_Loop | _OneTrip | None', stages: int = 0) -> None:
         self.parent = parent
         self.stages = stages
-        self.trips = None if parent else 1
+        self.exit = None if parent else 1
+
+    @property
+    def trips(self) -> int | None:
+        """Trips in which something is computed; None if they are not known."""
+        return None if self.exit is None else self.exit - self.stages
 
     def repeats(self) -> int | None:
         """How often a bundle of the loop is issued; None if a loop's trips are not known."""
         outer = self.parent.repeats() if self.parent else 1
-        if outer is None or self.trips is None:
-            return None
-        return outer * (self.trips - self.stages)
+        return None if outer is None or self.trips is None else outer * self.trips
+
+
+class _OneTrip(NamedTuple):
+    """Bundles within `parent` that are issued in one trip of `loop` alone, until `end`."""
+
+    parent: '_Loop | _OneTrip'
+    loop: _Loop
+    depth: int
+    end: str
+
+    def repeats(self) -> int | None:
+        """How often one of the bundles is issued; None if a loop's trips are not known."""
+        of_all = self.parent.repeats()
+        return None if of_all is None else of_all // self.loop.trips
 
 
 @contextlib.contextmanager
@@ -143,10 +164,11 @@ def read(bundles: str, uses: str) -> Schedule | None:
     return Schedule(cycles=sum(repeats), busy=busy, spills=total[_SPILLS] / max(1, total[_STORES]))
 
 
-def _loops(bundles: str) -> list[_Loop]:
-    """The innermost loop of each bundle."""
+def _loops(bundles: str) -> list[_Loop | _OneTrip]:
+    """The innermost loop of each bundle, or what of it the bundle belongs to."""
     by_depth = [_Loop(parent=None)]
-    depth, found = 0, []
+    counted, other, found = {}, {}, []
+    depth, part = 0, None
     for line in bundles.splitlines():
         match = _BUNDLE.match(line)
         if not match:
@@ -154,14 +176,23 @@ def _loops(bundles: str) -> list[_Loop]:
         mark, levels, instructions = match.groups()
         is_empty = instructions.startswith('}')
         depth = depth if is_empty else len(levels)
+        if part and re.search(rf'region {part.end}\b', line):
+            part = None
         if mark == 'LB':
             stages = [int(stage) + 1 for stage in _STAGE.findall(instructions)]
-            loop = _Loop(parent=by_depth[depth - 1], stages=max(stages, default=0))
+            around = part if part and part.depth == depth - 1 else by_depth[depth - 1]
+            loop = _Loop(parent=around, stages=max(stages, default=0))
             # The loop before it stays until here: bundles may follow its branch and belong to it.
             by_depth[depth:] = [loop]
+            counted |= dict.fromkeys(_COUNTER.findall(instructions), loop)
         if exit_test := _EXIT.search(instructions):
-            by_depth[depth].trips = int(exit_test[1])
-        found.append(by_depth[depth])
+            by_depth[depth].exit = int(exit_test[1])
+        own = by_depth[depth]
+        found.append(part if part and part.depth == depth else own)
+        other |= {test: counted[name] for test, name in _IS_OTHER.findall(line) if name in counted}
+        branch = _BRANCH.search(instructions)
+        if branch and branch[1] in other and not part:
+            part = _OneTrip(own, other[branch[1]], depth, end=branch[2])
     return found
 
 

@@ -68,6 +68,37 @@ def test_loops_that_follow_each_other_have_their_own_trips():
     assert schedule.cycles == 2 + 5 * OUTER + 3 * INNER + 7 * OUTER
 
 
+# Within the inner loop, what is done in the outer loop's first trip alone, and around a loop of its
+# own; the branch's target is where the region of its number begins.
+FIRST_TRIP = """\
+     0   :  {}
+   0x1 LB: > { %s3_s1 = sphi 0 /* iteration index, stage = 0 */  ;;  %p5 = scmp.ne.s32.totalorder (%p4), %s3_s1, 0 }
+   0x2 LB: >> { %p1 = scmp.ge.s32.totalorder %s4_s5, 4 /* loop exit test */ }
+   0x3   : >> { %7 = sbr.rel (%p5) target = $region12 }
+   0x4   : >> { %v1 = vld [vmem:[%s2]] /* Start region 1 */ }
+   0x5   :  {}
+   0x6 LB: >>> { %p2 = scmp.ge.s32.totalorder %s7, 7 /* loop exit test */ }
+   0x7   : >> { %v1 = vld [vmem:[%s2]] /* End region 11 */ }
+   0x8 PF: >> { %v2 = vst [vmem:[%s2]] %v1 /* Start/End empty region 12 */ }
+   0x9   : > { %p3 = scmp.ge.s32.totalorder %s3_s1, 6 /* loop exit test */ }
+"""  # noqa: E501 - the compiler's lines
+USES_OF_FIRST_TRIP = USES[: USES.index('0 0 0 0')] + 10 * '0 0 0 0\n'
+
+
+def test_what_is_for_one_trip_of_a_loop_is_counted_once():
+    # 5 trips of the outer loop, in each of which the inner one makes 4.
+    always = 1 + 2 * 5 + 3 * 4 * 5
+    schedule = bundles.read(FIRST_TRIP, USES_OF_FIRST_TRIP)
+    assert schedule.cycles == always + (3 + 7) * 4
+    # A test that is another one, or of a number that no loop counts, may be met in every trip.
+    for text in (
+        FIRST_TRIP.replace('scmp.ne', 'scmp.lt'),
+        FIRST_TRIP.replace('%s3_s1, 0 }', '%s9_s9, 0 }'),
+        FIRST_TRIP.replace('%s3_s1, 0 }', '%s3_s1, %s8 }'),
+    ):
+        assert bundles.read(text, USES_OF_FIRST_TRIP).cycles == always + (3 + 7) * 4 * 5
+
+
 def test_loops_that_run_as_data_say_are_not_counted():
     unknown = BUNDLES.replace('%s4_s5, 4 /*', '%s4_s5, %s9 /*')
     assert bundles.read(unknown, USES) is None
