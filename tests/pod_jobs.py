@@ -18,7 +18,7 @@ import jax
 import layouts
 import ml_collections
 from absl import logging
-from conftest import ROOT
+from conftest import QUICKLY, ROOT
 from layouts import SAVED, configured, is_saved
 
 from panoptic_jax import evaluate, main
@@ -33,9 +33,7 @@ LIMIT = 600  # s, of a process; on a busy machine a job takes minutes
 
 def life(tasks, scenes, devices):
     """What a process does from its start to its end."""
-    os.environ['XLA_FLAGS'] = (
-        f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
-    )
+    os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices} {QUICKLY}'
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     hosts.start()

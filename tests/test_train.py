@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 import one_device
 import pytest
-from conftest import ROOT, TIMES, described, once, random_parameters, tiny_config
+from conftest import QUICKLY, ROOT, TIMES, described, once, random_parameters, tiny_config
 from flax.traverse_util import flatten_dict
 from tensorboardX.proto import event_pb2
 
@@ -169,7 +169,7 @@ def start(config_path, workdir):
     return subprocess.Popen(
         f'{sys.executable} -m panoptic_jax.main --config={config_path} --workdir={workdir}'.split(),
         cwd=ROOT,
-        env=os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'},
+        env=os.environ | {'XLA_FLAGS': QUICKLY},
         stdout=log,
         stderr=subprocess.STDOUT,
     )

@@ -5,16 +5,14 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from conftest import QUICKLY, ROOT
 from test_prepare import contents, make_config, prepared  # noqa: F401 - a fixture
 
 from panoptic_jax.machine import hosts, jobs
-
-ROOT = Path(__file__).parents[2]
 
 
 def start_process(index, port, code):
@@ -22,7 +20,7 @@ def start_process(index, port, code):
     environment = {
         'PYTHONPATH': f'{ROOT}:{ROOT / "tests"}',
         'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': '--xla_backend_optimization_level=0',
+        'XLA_FLAGS': QUICKLY,
         'JAX_COORDINATOR_ADDRESS': f'127.0.0.1:{port}',
         'JAX_NUM_PROCESSES': '2',
         'JAX_PROCESS_ID': str(index),
