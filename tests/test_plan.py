@@ -8,11 +8,15 @@ import re
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny_config
 
 from panoptic_jax import plan
+from panoptic_jax.machine import sharding
+from panoptic_jax.models.forms import for_mesh
+from panoptic_jax.models.uvit import Block
 from panoptic_jax.planning.topology import topology_devices
 from panoptic_jax.programs.training import abstract_batch, make_training
 
@@ -52,6 +56,26 @@ def _run(tmp_path_factory):
         reports = plan.plan(config, str(folder / 'run'))
     written = json.loads((folder / 'run' / 'plan.json').read_text())
     return Run(config=config, reports=reports, printed=printed.getvalue(), written=written)
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ('topology', 'kernels'), [('v4:2x2x1', False), ('v5e:2x2', True), ('v5p:2x2x1', True)]
+)
+def test_cores_with_little_vector_memory_get_no_kernels(topology, kernels):
+    """On a TPU v4 the compiler refuses the gradients of all of them: they need more than 16 MiB."""
+    devices = topology_devices(topology, num_slices=1)
+    on_tpu = for_mesh(sharding.make_mesh(-1, 1, devices))
+    block = Block(2, jnp.bfloat16, on_tpu)
+    tokens = jax.ShapeDtypeStruct((8, 16, 128), jnp.bfloat16)
+    params = jax.eval_shape(Block(2).init, jax.random.key(0), tokens)
+    text = str(jax.make_jaxpr(block.apply)(params, tokens))
+    names = {'attention', 'normed_product', 'mlp'}
+    assert {name for name in names if f'name={name}\n' in text} == (names if kernels else set())
+    # Of a joint network.
+    places, words = (jnp.ones((8, count, 3 * 128), jnp.bfloat16) for count in (16, 3))
+    text = str(jax.make_jaxpr(on_tpu.join_heads)(places, words[..., :256], jnp.ones(2)))
+    assert ('name=join_heads\n' in text) == kernels
 
 
 @needs_libtpu

@@ -24,6 +24,7 @@ from panoptic_jax.models.attention import (
 )
 from panoptic_jax.models.attention_in_parts import attention_in_parts
 from panoptic_jax.models.attention_kernel import kernel_attention, kernel_takes
+from panoptic_jax.models.attention_layout import VECTOR_MEMORY
 from panoptic_jax.models.block_halves import (
     mlp_weights,
     normed_product,
@@ -75,7 +76,8 @@ def for_mesh(mesh: Mesh, fused: bool = True, platform: str | None = None) -> For
 
     Args:
       mesh: With axes 'data' and 'fsdp', over which batches are split.
-      fused: False: no kernels, only what the compiler makes of plain code.
+      fused: False: no kernels, only what the compiler makes of plain code. So it is on a TPU v4,
+        whose cores have too little vector memory for our kernels.
       platform: The platform whose forms are taken; None for that of the devices. On other devices
         a TPU's kernel is interpreted.
     """
@@ -83,6 +85,9 @@ def for_mesh(mesh: Mesh, fused: bool = True, platform: str | None = None) -> For
     devices_platform = _platform(mesh)
     platform = platform or devices_platform
     interpret = platform != devices_platform
+    vector_memory, cores = _tpu_core(mesh)
+    if platform == 'tpu' and vector_memory < VECTOR_MEMORY:
+        fused = False
 
     def attention(qkv, num_heads, queries=None):
         form = attention_form(qkv, num_heads, platform=platform, num_devices=mesh.size)
@@ -101,7 +106,6 @@ def for_mesh(mesh: Mesh, fused: bool = True, platform: str | None = None) -> For
         return join_heads(places, words, gain)
 
     def half_of_block(kernel, fits, weights_of, layers):
-        vector_memory, cores = _vector_memory(mesh)
         kernel = functools.partial(kernel, cores=cores, interpret=interpret)
 
         def form(tokens, norm, dense, *others):
@@ -202,14 +206,14 @@ def _over_devices(kernel, mesh, arrays, whole=()):
     return over_devices(*arrays, *whole)
 
 
-def _vector_memory(mesh):
+def _tpu_core(mesh):
     """(bytes of a core's vector memory, cores of a device)."""
     device = mesh.devices.flat[0]
     if device.platform != 'tpu':
         # A device that stands for a TPU stands for this one.
         return chips.known_chip('TPU v5e').vector_memory, 1
     chip = chips.known_chip(device.device_kind)
-    return (chip.vector_memory if chip else 0), device.num_cores
+    return (chip.vector_memory if chip else VECTOR_MEMORY), device.num_cores
 
 
 def _plain_form(platform):
