@@ -23,7 +23,7 @@ from panoptic_jax.logs import benchmark_table, clock
 from panoptic_jax.logs.timing import Effort, Timing, examples_per_second, time_calls
 from panoptic_jax.machine import chips, files, sharding
 from panoptic_jax.models import build
-from panoptic_jax.models.form_error import attention_error, block_error
+from panoptic_jax.models.form_error import Sizes, form_errors
 from panoptic_jax.models.forms import compute_dtype, for_mesh
 from panoptic_jax.preparation import claim
 from panoptic_jax.programs.conditions import Conditions
@@ -58,7 +58,7 @@ def benchmark(
       `outside_seconds_per_pair`, of what a sampling job does besides drawing, None without data;
       `matmul_peak_flops`, measured on these devices in the same run, and the shares of it,
       `train_share_of_peak` and `sample_share_of_peak`; sizes, times and FLOPs beside them;
-      `attention_error` and, None for a joint network, `block_error`, see `form_error`.
+      `attention_error` and `block_error`, see `form_error`.
 
     Raises:
       ValueError: data of other settings, or batches that the devices cannot share.
@@ -216,17 +216,13 @@ def _measure_sampling(
     return time_calls(lambda: compiled(params, *arguments), effort, compile_seconds), flops
 
 
-def _form_errors(description: Description, mesh: jax.sharding.Mesh) -> dict[str, float | None]:
+def _form_errors(description: Description, mesh: jax.sharding.Mesh) -> dict[str, float]:
     # No TPU has run our kernels yet, so every benchmark says how far they are from plain forms.
-    model, forms = description.model, for_mesh(mesh)
-    shape = mesh.size, description.num_tokens, model.hidden_size
-    tokens = jax.ShapeDtypeStruct(shape, compute_dtype(model.dtype, mesh))
-    qkv = tokens.update(shape=(*shape[:2], 3 * model.hidden_size))
+    model = description.model
     # A joint network joins words to its places, and has blocks of its own.
     words = description.text.tokens if model.name == 'joint' else 0
-    of_attention = attention_error(forms, qkv, model.num_heads, words)
-    of_block = None if words else block_error(forms, tokens, model.num_heads)
-    return {'attention_error': of_attention, 'block_error': of_block}
+    sizes = Sizes(mesh.size, description.num_tokens, words, model.hidden_size, model.num_heads)
+    return form_errors(for_mesh(mesh), sizes, compute_dtype(model.dtype, mesh))
 
 
 def _seconds_outside(

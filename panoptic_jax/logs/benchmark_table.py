@@ -13,12 +13,10 @@ def lines_of(report: Mapping[str, Any]) -> str:
     # What plain products reach on these devices is a fairer yardstick than the maker's peak.
     known, examples = report['known_peak_flops'], report['loader_examples_per_second']
     peak = f'{report["matmul_peak_flops"] / 1e12:.2f} TFLOP/s measured'
-    errors = f'{report["attention_error"]:.1e} deviations from the plain form'
-    if report['block_error'] is not None:
-        errors += f', a whole block {report["block_error"]:.1e}'
+    block = f'a whole block {report["block_error"]:.1e}'
     rows = [
         ('devices', f'{report["devices"]} {report["device_kind"]}'),
-        ('attention', errors),
+        ('attention', f'{report["attention_error"]:.1e} deviations from the plain form, {block}'),
         ('matrix products', peak + (f', {known / 1e12:.2f} by their maker' if known else '')),
     ]
     for name, unit in (('train', 'step'), ('sample', 'batch')):

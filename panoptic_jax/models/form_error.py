@@ -2,13 +2,49 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from panoptic_jax.models.forms import PLAIN, Forms
+from panoptic_jax.models.joint_blocks import PlaceBlock
 from panoptic_jax.models.uvit import Block
+
+
+class Sizes(NamedTuple):
+    """The sizes of a network's block.
+
+    Attributes:
+      batch: Examples.
+      tokens: Tokens of each that attend.
+      words: How many of them are words, which a joint network joins to its places; 0 for others.
+      channels: Channels of a token.
+      heads: Attention heads.
+    """
+
+    batch: int
+    tokens: int
+    words: int
+    channels: int
+    heads: int
+
+
+def form_errors(forms: Forms, sizes: Sizes, dtype: Any) -> dict[str, float]:
+    """{'attention_error', 'block_error'} of some forms, see the functions of these names."""
+    batch, count, words, channels, heads = sizes
+    tokens = jax.ShapeDtypeStruct((batch, count - words, channels), dtype)
+    inputs = [tokens]
+    if words:
+        inputs.append(tokens.update(shape=(batch, words, channels)))
+        inputs.append(jax.ShapeDtypeStruct((batch, channels), jnp.float32))
+    qkv = tokens.update(shape=(batch, count, 3 * channels))
+    block = functools.partial(PlaceBlock if words else Block, heads, dtype)
+    return {
+        'attention_error': attention_error(forms, qkv, heads, words),
+        'block_error': block_error(forms, block, inputs),
+    }
 
 
 def attention_error(forms: Forms, qkv: jax.ShapeDtypeStruct, num_heads: int, words: int) -> float:
@@ -42,22 +78,32 @@ def attention_error(forms: Forms, qkv: jax.ShapeDtypeStruct, num_heads: int, wor
     return _worst_deviation(attended, forms, arrays, gradient)
 
 
-def block_error(forms: Forms, tokens: jax.ShapeDtypeStruct, num_heads: int) -> float:
-    """The error of a whole block of a U-ViT, in the units of `attention_error`.
+def block_error(
+    forms: Forms, block: Callable[[Forms], nn.Module], inputs: list[jax.ShapeDtypeStruct]
+) -> float:
+    """The error of a whole block of a network, in the units of `attention_error`.
 
     Args:
       forms: Those in question.
-      tokens: Shape (B, T, C) and type of the block's tokens.
-      num_heads: Divides C.
+      block: The block that is made of some forms.
+      inputs: Shapes and types of its inputs; its output is like the first one.
     """
-    keys = jax.random.split(jax.random.key(0), 3)
-    given, gradient = (jax.random.normal(key, tokens.shape, tokens.dtype) for key in keys[:2])
-    params = Block(num_heads).init(keys[2], given)
+    keys = iter(jax.random.split(jax.random.key(0), 3 + len(inputs)))
+    given = [jax.random.normal(next(keys), array.shape, array.dtype) for array in inputs]
+    gradient = jax.random.normal(next(keys), inputs[0].shape, inputs[0].dtype)
+    params = block(PLAIN).init(next(keys), *given)
+    # What starts at zero would hide what it is multiplied with.
+    leaves, tree = jax.tree.flatten(params)
+    noise = jax.random.split(next(keys), len(leaves))
+    moved = [
+        leaf + 0.5 * leaf.shape[0] ** -0.5 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, noise, strict=True)
+    ]
 
-    def of_block(forms, params, tokens):
-        return Block(num_heads, tokens.dtype, forms).apply(params, tokens)
+    def of_block(forms, params, *arrays):
+        return block(forms).apply(params, *arrays)
 
-    return _worst_deviation(of_block, forms, [params, given], gradient)
+    return _worst_deviation(of_block, forms, [jax.tree.unflatten(tree, moved), *given], gradient)
 
 
 def _worst_deviation(

@@ -57,7 +57,7 @@ def _product(tokens, weights, layout, interpret):
         grid=(layout.cores, layout.examples),
         in_specs=[
             block_layout.examples(layout, layout.channels),
-            *map(block_layout.whole, weights),
+            *(block_layout.given(layout, array) for array in weights),
         ],
         out_specs=block_layout.examples(layout, layout.width),
         out_shape=jax.ShapeDtypeStruct((*tokens.shape[:2], layout.width), tokens.dtype),
@@ -83,10 +83,11 @@ def _backward(layout, interpret, saved, gradients):
     arrays = [tokens, *(_numbers(gradient) for gradient in gradients)]
     widths = [layout.channels, layout.width, layout.channels]
     products = [layout.rows]
-    shapes = [jax.ShapeDtypeStruct(tokens.shape, tokens.dtype)]
+    shapes, blocks = [jax.ShapeDtypeStruct(tokens.shape, tokens.dtype)], []
     if with_weights:
         products += [layout.whole_rows]
-        shapes += block_layout.shapes_of_cores(layout, weights)
+        more_shapes, blocks = block_layout.gradients_of(layout, weights)
+        shapes += more_shapes
     settings = block_layout.compiler_settings(
         layout, products=products, widths=[*widths, layout.channels]
     )
@@ -95,12 +96,9 @@ def _backward(layout, interpret, saved, gradients):
         grid=(layout.cores, layout.examples),
         in_specs=[
             *(block_layout.examples(layout, width) for width in widths),
-            *map(block_layout.whole, weights),
+            *(block_layout.given(layout, array) for array in weights),
         ],
-        out_specs=[
-            block_layout.examples(layout, layout.channels),
-            *map(block_layout.of_core, shapes[1:]),
-        ],
+        out_specs=[block_layout.examples(layout, layout.channels), *blocks],
         out_shape=shapes,
         scratch_shapes=[
             pltpu.VMEM((layout.rows, layout.channels), jnp.float32),
@@ -113,7 +111,7 @@ def _backward(layout, interpret, saved, gradients):
     )(*arrays, *weights)
     if not with_weights:
         return of_tokens, None
-    return of_tokens, ProductWeights(*map(block_layout.sum_of_cores, of_weights))
+    return of_tokens, ProductWeights(*block_layout.sums_of(of_weights, weights))
 
 
 # Thus the forward pass is told what is differentiated.

@@ -127,7 +127,9 @@ def _compile(program: Program, held: int, batch_per_device: int) -> jax.stages.C
     except jax.errors.JaxRuntimeError as error:
         # Only the text of the error says how much memory is needed and how much there is.
         amounts = re.findall(r'([\d.]+)([GM])', str(error))
-        if 'RESOURCE_EXHAUSTED' not in str(error) or len(amounts) < 2:
+        # A kernel that needs too much vector memory is no question of the batch.
+        of_kernel = 'memory space vmem' in str(error)
+        if 'RESOURCE_EXHAUSTED' not in str(error) or of_kernel or len(amounts) < 2:
             raise
         units = {'G': 2**30, 'M': 2**20}
         needed, limit = (float(amount) * units[unit] for amount, unit in amounts[:2])
