@@ -88,7 +88,7 @@ def default() -> ml_collections.ConfigDict:
     times.clean_map = 0.17  # share with a clean map, which trains map -> image
     times.power = 1.0  # power of the uniform numbers that become times: above 1 more are near 0
 
-    # True: kernels on TPU (ours) and GPU (cuDNN's attention), and attention in parts on CPU.
+    # True: attention in one kernel on TPU (blocks' halves, too) and GPU (cuDNN's), in parts on CPU.
     config.fused_attention = True
 
     config.steps = 1_000_000  # optimiser steps of the training; the unit of durations below
