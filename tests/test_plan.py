@@ -17,6 +17,7 @@ from panoptic_jax import plan
 from panoptic_jax.machine import sharding
 from panoptic_jax.models.forms import for_mesh
 from panoptic_jax.models.uvit import Block
+from panoptic_jax.planning import bundles
 from panoptic_jax.planning.topology import topology_devices
 from panoptic_jax.programs.training import abstract_batch, make_training
 
@@ -64,7 +65,9 @@ def _run(tmp_path_factory):
 )
 def test_cores_with_little_vector_memory_get_no_kernels(topology, kernels):
     """On a TPU v4 the compiler refuses the gradients of all of them: they need more than 16 MiB."""
-    devices = topology_devices(topology, num_slices=1)
+    # The compiler is loaded once in a process, and the plan's tests want its bundles.
+    with bundles.written():
+        devices = topology_devices(topology, num_slices=1)
     on_tpu = for_mesh(sharding.make_mesh(-1, 1, devices))
     block = Block(2, jnp.bfloat16, on_tpu)
     tokens = jax.ShapeDtypeStruct((8, 16, 128), jnp.bfloat16)
