@@ -1,7 +1,6 @@
-"""The halves of a block in their plain form, and what kernels need of their layers.
+"""The two halves of a U-ViT block in their plain form, and what kernels need of their layers.
 
-The first half gives attention its queries, keys and values; the second half is the MLP. The second
-half of a joint network's block is another one.
+The first half gives attention its queries, keys and values; the second half is the MLP.
 """
 
 from collections.abc import Callable
@@ -28,28 +27,12 @@ class ProductWeights(NamedTuple):
     kernel: jax.Array
 
 
-class LayerWeights(NamedTuple):
-    """The parameters of an MLP.
-
-    Attributes:
-      kernel1: (C, F), in the type of the computation.
-      bias1: (F,) float32.
-      kernel2: (F, C), like `kernel1`.
-      bias2: (C,) float32.
-    """
-
-    kernel1: jax.Array
-    bias1: jax.Array
-    kernel2: jax.Array
-    bias2: jax.Array
-
-
 class MlpWeights(NamedTuple):
     """The parameters of a norm and the MLP behind it.
 
     Attributes:
-      scale: (C,) float32, the norm's; or (B, 1, C), of each example.
-      shift: Like `scale`.
+      scale: (C,) float32, the norm's.
+      shift: (C,) float32, the norm's.
       kernel1: (C, F), in the type of the computation.
       bias1: (F,) float32.
       kernel2: (F, C), like `kernel1`.
@@ -87,23 +70,6 @@ def residual_mlp(
     return tokens + fc2(hidden)
 
 
-def modulated_mlp(
-    tokens: jax.Array,
-    norm: nn.LayerNorm,
-    fc1: Dense,
-    fc2: Dense,
-    *,
-    modulation: tuple[jax.Array, jax.Array],
-) -> jax.Array:
-    """fc2(SiLU(fc1(norm(tokens) * scale + shift))): (B, T, C) -> (B, T, C).
-
-    `modulation` is (scale, shift), (B, 1, C) each.
-    """
-    scale, shift = modulation
-    hidden = nn.silu(fc1(norm(tokens) * scale + shift))  # (B, T, F)
-    return fc2(hidden)
-
-
 def product_weights(norm: nn.LayerNorm, dense: Dense) -> ProductWeights | None:
     """The parameters of these layers; None while they are being made."""
     if not dense.has_variable('params', 'kernel'):
@@ -112,22 +78,19 @@ def product_weights(norm: nn.LayerNorm, dense: Dense) -> ProductWeights | None:
     return ProductWeights(scale, shift, _kernel_of(dense))
 
 
-def layer_weights(fc1: Dense, fc2: Dense) -> LayerWeights | None:
+def mlp_weights(norm: nn.LayerNorm, fc1: Dense, fc2: Dense) -> MlpWeights | None:
     """The parameters of these layers; None while they are being made."""
     if not fc1.has_variable('params', 'kernel'):
         return None
-    return LayerWeights(
+    scale, shift = _of_norm(norm)
+    return MlpWeights(
+        scale=scale,
+        shift=shift,
         kernel1=_kernel_of(fc1),
         bias1=fc1.get_variable('params', 'bias'),
         kernel2=_kernel_of(fc2),
         bias2=fc2.get_variable('params', 'bias'),
     )
-
-
-def mlp_weights(norm: nn.LayerNorm, fc1: Dense, fc2: Dense) -> MlpWeights | None:
-    """The parameters of these layers; None while they are being made."""
-    layers = layer_weights(fc1, fc2)
-    return layers and MlpWeights(*_of_norm(norm), *layers)
 
 
 def _of_norm(norm):

@@ -1,4 +1,4 @@
-"""How the TPU's kernels of a block's halves cut their arrays, and the norm that they begin with.
+"""How the TPU's kernels of a U-ViT block cut their arrays, and the layer norm that both begin with.
 
 The kernels themselves are in `models/mlp_kernel.py` and `models/product_kernel.py`.
 """
@@ -31,7 +31,6 @@ class Layout(NamedTuple):
       width: F, channels of what the norm's result is multiplied to.
       kernels: Matrices (C, F) that are multiplied with.
       cores: Cores that share the examples.
-      modulated: Whether each example has a scale and a shift of its own behind the norm.
     """
 
     batch: int
@@ -40,7 +39,6 @@ class Layout(NamedTuple):
     width: int
     kernels: int
     cores: int
-    modulated: bool = False
 
     @property
     def rows(self) -> int:
@@ -106,49 +104,25 @@ def examples(layout: Layout, size: int) -> pl.BlockSpec:
     return pl.BlockSpec((1, layout.rows, size), lambda core, n: (core * layout.examples + n, 0, 0))
 
 
-def given(layout: Layout, array: jax.Array) -> pl.BlockSpec:
-    """A matrix that all examples read, or the rows (B, 1, C) of which each reads its own."""
-    if array.ndim == 3:
-        return pl.BlockSpec(
-            (1, *array.shape[1:]), lambda core, n: (core * layout.examples + n, 0, 0)
-        )
+def whole(array: jax.Array) -> pl.BlockSpec:
+    """A matrix that all examples read."""
     return pl.BlockSpec(array.shape, lambda core, n: (0, 0))
 
 
-def row(reference: jax.Array) -> jax.Array:
-    """(1, C) of a matrix with one row, or of an example's."""
-    return reference[0] if reference.ndim == 3 else reference[:]
-
-
-def gradients_of(
-    layout: Layout, weights: tuple[jax.Array, ...]
-) -> tuple[list[jax.ShapeDtypeStruct], list[pl.BlockSpec]]:
-    """Shapes and blocks of the weights' gradients: a core's matrix of (cores, *matrix), or rows."""
-    shapes, blocks = [], []
-    for array in weights:
-        if array.ndim == 3:
-            shapes.append(jax.ShapeDtypeStruct(array.shape, array.dtype))
-            blocks.append(given(layout, array))
-            continue
-        shapes.append(jax.ShapeDtypeStruct((layout.cores, *array.shape), array.dtype))
-        # A second buffer would hold nothing: the place does not change until the core is done.
-        one_buffer = pl.Buffered(1)
-        block = pl.BlockSpec(
-            (1, *array.shape), lambda core, n: (core, 0, 0), pipeline_mode=one_buffer
-        )
-        blocks.append(block)
-    return shapes, blocks
-
-
-def sums_of(gradients: list[jax.Array], weights: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """The gradients of all cores together, each of the shape of its weight."""
-    return tuple(
-        gradient if weight.ndim == 3 else _sum_of_cores(gradient)
-        for gradient, weight in zip(gradients, weights, strict=True)
+def of_core(array: jax.Array) -> pl.BlockSpec:
+    """A core's matrix of (cores, *matrix)."""
+    # A second buffer would hold nothing: the place does not change until the core is done.
+    return pl.BlockSpec(
+        (1, *array.shape[1:]), lambda core, n: (core, 0, 0), pipeline_mode=pl.Buffered(1)
     )
 
 
-def _sum_of_cores(array: jax.Array) -> jax.Array:
+def shapes_of_cores(layout: Layout, weights: tuple[jax.Array, ...]) -> list[jax.ShapeDtypeStruct]:
+    """(cores, *matrix) for each of the weights, which are matrices."""
+    return [jax.ShapeDtypeStruct((layout.cores, *array.shape), array.dtype) for array in weights]
+
+
+def sum_of_cores(array: jax.Array) -> jax.Array:
     """(cores, *matrix) -> matrix."""
     if array.shape[0] == 1:
         return array[0]

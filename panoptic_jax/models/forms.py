@@ -26,15 +26,13 @@ from panoptic_jax.models.attention_in_parts import attention_in_parts
 from panoptic_jax.models.attention_kernel import kernel_attention, kernel_takes
 from panoptic_jax.models.attention_layout import VECTOR_MEMORY
 from panoptic_jax.models.block_halves import (
-    layer_weights,
     mlp_weights,
-    modulated_mlp,
     normed_product,
     product_weights,
     residual_mlp,
 )
 from panoptic_jax.models.gelu import gelu_computed_again
-from panoptic_jax.models.mlp_kernel import kernel_mlp, kernel_modulated_mlp, mlp_takes
+from panoptic_jax.models.mlp_kernel import kernel_mlp, mlp_takes
 from panoptic_jax.models.place_heads import join_heads
 from panoptic_jax.models.place_heads_kernel import join_takes, kernel_join_heads
 from panoptic_jax.models.product_kernel import kernel_normed_product, product_takes
@@ -53,7 +51,6 @@ class Forms(NamedTuple):
       join_heads: See `place_heads.join_heads`.
       normed_product: See `block_halves.normed_product`.
       mlp: See `block_halves.residual_mlp`.
-      modulated_mlp: See `block_halves.modulated_mlp`.
       in_order: array -> the same array, see `in_order`.
       remat: Whether a gradient computes what is inside a block again, in the place of keeping it.
     """
@@ -63,7 +60,6 @@ class Forms(NamedTuple):
     join_heads: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] = join_heads
     normed_product: Callable[..., tuple[jax.Array, jax.Array]] = normed_product
     mlp: Callable[..., jax.Array] = residual_mlp
-    modulated_mlp: Callable[..., jax.Array] = modulated_mlp
     in_order: Callable[[jax.Array], jax.Array] = lambda array: array
     remat: bool = False
 
@@ -109,33 +105,17 @@ def for_mesh(mesh: Mesh, fused: bool = True, platform: str | None = None) -> For
             return _over_devices(kernel, mesh, [places, words], whole=[gain])
         return join_heads(places, words, gain)
 
-    def on_cores(kernel, takes, tokens, dense):
-        """The kernel with its settings; None where it does not take these tokens."""
-        shared_evenly = tokens.shape[0] % mesh.size == 0
-        if shared_evenly and takes(tokens, dense.features, vector_memory):
-            return functools.partial(kernel, cores=cores, interpret=interpret)
-        return None
+    def half_of_block(kernel, fits, weights_of, layers):
+        kernel = functools.partial(kernel, cores=cores, interpret=interpret)
 
-    def product(tokens, norm, dense):
-        weights = product_weights(norm, dense)
-        kernel = on_cores(kernel_normed_product, product_takes, tokens, dense)
-        if weights and kernel:
-            return _over_devices(kernel, mesh, [tokens], whole=[weights])
-        return normed_product(tokens, norm, dense)
+        def form(tokens, norm, dense, *others):
+            weights = weights_of(norm, dense, *others)
+            shared_evenly = tokens.shape[0] % mesh.size == 0
+            if weights and shared_evenly and fits(tokens, dense.features, vector_memory):
+                return _over_devices(kernel, mesh, [tokens], whole=[weights])
+            return layers(tokens, norm, dense, *others)
 
-    def mlp(tokens, norm, fc1, fc2):
-        weights = mlp_weights(norm, fc1, fc2)
-        kernel = on_cores(kernel_mlp, mlp_takes, tokens, fc1)
-        if weights and kernel:
-            return _over_devices(kernel, mesh, [tokens], whole=[weights])
-        return residual_mlp(tokens, norm, fc1, fc2)
-
-    def modulated(tokens, norm, fc1, fc2, *, modulation):
-        weights = layer_weights(fc1, fc2)
-        kernel = on_cores(kernel_modulated_mlp, mlp_takes, tokens, fc1)
-        if weights and kernel:
-            return _over_devices(kernel, mesh, [tokens, *modulation], whole=[weights])
-        return modulated_mlp(tokens, norm, fc1, fc2, modulation=modulation)
+        return form
 
     def ordered(tokens):
         # The compiler would gather from all devices what it is told the order of.
@@ -153,7 +133,12 @@ def for_mesh(mesh: Mesh, fused: bool = True, platform: str | None = None) -> For
         return forms
     forms = forms._replace(attention=attention, join_heads=joined)
     if platform == 'tpu':
-        forms = forms._replace(normed_product=product, mlp=mlp, modulated_mlp=modulated)
+        forms = forms._replace(
+            normed_product=half_of_block(
+                kernel_normed_product, product_takes, product_weights, normed_product
+            ),
+            mlp=half_of_block(kernel_mlp, mlp_takes, mlp_weights, residual_mlp),
+        )
     return forms
 
 

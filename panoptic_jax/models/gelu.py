@@ -1,7 +1,6 @@
 """The exact GELU of the U-ViT family, and a form of it whose gradient keeps less.
 
-`models/forms.py` says which platform gets which. The joint network has SiLU in its place, of which
-a kernel needs the derivative.
+`models/forms.py` says which platform gets which. The joint network has SiLU in its place.
 """
 
 import math
@@ -57,12 +56,6 @@ def gelu_and_slope(number: jax.Array) -> tuple[jax.Array, jax.Array]:
     density = jnp.exp(-0.5 * number * number) / math.sqrt(2 * math.pi)
     share = _normal_distribution(number)
     return number * share, share + number * density
-
-
-def silu_and_slope(number: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """SiLU of float32 numbers and its derivative."""
-    share = 0.5 + 0.5 * jnp.tanh(0.5 * number)  # the sigmoid; a TPU has a unit for tanh
-    return number * share, share + number * share * (1 - share)
 
 
 _rounded_gelu.defvjp(_gelu_and_input, _rounded_gelu_gradient)

@@ -82,14 +82,9 @@ class PlaceBlock(nn.Module):
         qkv = self.forms.join_heads(of_places, of_words, gain[:, 0])  # (B, N + L, 3C)
         mixed = self.forms.attention(qkv, self.num_heads, places.shape[1])  # (B, N, C)
         places = places + gate1 * dense(size, name='proj')(mixed)
-        mixed = self.forms.modulated_mlp(
-            places,
-            norm,
-            dense(4 * size, name='fc1'),
-            dense(size, name='fc2'),
-            modulation=(1 + scale2, shift2),
-        )
-        return places + gate2 * mixed
+        normed = norm(places) * (1 + scale2) + shift2
+        hidden = nn.silu(dense(4 * size, name='fc1')(normed))  # (B, N, 4C)
+        return places + gate2 * dense(size, name='fc2')(hidden)
 
 
 class ConvBlock(nn.Module):

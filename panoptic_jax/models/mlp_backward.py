@@ -16,7 +16,7 @@ from panoptic_jax.models import block_layout
 from panoptic_jax.models.attention_layout import PLAIN, TRANSPOSED, dot, zero_rows_from
 from panoptic_jax.models.block_halves import MlpWeights
 from panoptic_jax.models.block_layout import Layout, sum_of_rows
-from panoptic_jax.models.gelu import gelu_and_slope, silu_and_slope
+from panoptic_jax.models.gelu import gelu_and_slope
 
 
 class _Memory(NamedTuple):
@@ -57,20 +57,22 @@ def backward(
     channels = layout.channels
     widths = [channels, layout.width, channels]
     products = [layout.rows] * 2
-    shapes, blocks = [jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype)], []
+    shapes = [jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype)]
     if with_weights:
         products += [layout.whole_rows] * 2
-        more_shapes, blocks = block_layout.gradients_of(layout, weights)
-        shapes += more_shapes
+        shapes += block_layout.shapes_of_cores(layout, weights)
     settings = block_layout.compiler_settings(layout, products=products, widths=[*widths, channels])
     of_tokens, *of_weights = pl.pallas_call(
         functools.partial(_body, layout=layout, with_weights=with_weights),
         grid=(layout.cores, layout.examples),
         in_specs=[
             *(block_layout.examples(layout, width) for width in widths),
-            *(block_layout.given(layout, array) for array in weights),
+            *map(block_layout.whole, weights),
         ],
-        out_specs=[block_layout.examples(layout, channels), *blocks],
+        out_specs=[
+            block_layout.examples(layout, channels),
+            *map(block_layout.of_core, shapes[1:]),
+        ],
         out_shape=shapes,
         scratch_shapes=_scratch(layout, arrays[0].dtype),
         name='mlp_gradient' if with_weights else 'mlp_gradient_of_tokens',
@@ -79,7 +81,7 @@ def backward(
     )(*arrays, *weights)
     if not with_weights:
         return of_tokens, None
-    return of_tokens, MlpWeights(*block_layout.sums_of(of_weights, weights))
+    return of_tokens, MlpWeights(*map(block_layout.sum_of_cores, of_weights))
 
 
 def _scratch(layout, dtype):
@@ -95,14 +97,13 @@ def _body(tokens_ref, hidden_ref, gradient_ref, *refs, layout, with_weights):
     of_weights = MlpWeights(*refs[:count]) if with_weights else None
     memory = _Memory(*refs[-len(_Memory._fields) :])
     if with_weights:
-        pl.when(pl.program_id(1) == 0)(lambda: _begin_sums(memory, of_weights, layout))
+        pl.when(pl.program_id(1) == 0)(lambda: _begin_sums(memory, of_weights))
     # What lies beyond the tokens may be NaN, which would reach every gradient of a weight.
     clean = functools.partial(zero_rows_from, layout.count)
     tokens, gradient = clean(tokens_ref[0]), clean(gradient_ref[0])
-    scale = block_layout.row(weights.scale)
     if with_weights:
         normed, _ = block_layout.normed(tokens.astype(jnp.float32))
-        normed = normed * scale + block_layout.row(weights.shift)
+        normed = normed * weights.scale[:] + weights.shift[:]
         memory.turned_normed[:] = clean(normed.astype(tokens.dtype)).T
         memory.turned_gradient[:] = gradient.T
         of_weights.bias2[0] += sum_of_rows(gradient)
@@ -110,7 +111,7 @@ def _body(tokens_ref, hidden_ref, gradient_ref, *refs, layout, with_weights):
 
     def work(chunk):
         hidden = clean(hidden_ref[0, :, chunk]).astype(jnp.float32)
-        activated, slope = silu_and_slope(hidden) if layout.modulated else gelu_and_slope(hidden)
+        activated, slope = gelu_and_slope(hidden)
         of_hidden = dot(gradient, weights.kernel2[chunk], TRANSPOSED) * slope
         if with_weights:
             of_weights.bias1[0, :, chunk] += sum_of_rows(of_hidden)
@@ -125,22 +126,17 @@ def _body(tokens_ref, hidden_ref, gradient_ref, *refs, layout, with_weights):
     normed, inverse = block_layout.normed(tokens.astype(jnp.float32))
     of_normed = memory.of_normed[:]
     if with_weights:
-        found = (of_weights.shift, of_normed), (of_weights.scale, of_normed * normed)
-        for of_weight, array in found:
-            of_others = 0 if layout.modulated else of_weight[0]
-            of_weight[0] = of_others + sum_of_rows(array)
+        of_weights.shift[0] += sum_of_rows(of_normed)
+        of_weights.scale[0] += sum_of_rows(of_normed * normed)
         pl.when(pl.program_id(1) == layout.examples - 1)(lambda: _end_sums(memory, of_weights))
-    result = block_layout.normed_gradient(of_normed * scale, normed, inverse)
-    if not layout.modulated:
-        result += gradient.astype(jnp.float32)
-    of_tokens[0] = result.astype(of_tokens.dtype)
+    of_normed = of_normed * weights.scale[:]
+    through_norm = block_layout.normed_gradient(of_normed, normed, inverse)
+    of_tokens[0] = (gradient.astype(jnp.float32) + through_norm).astype(of_tokens.dtype)
 
 
-def _begin_sums(memory, of_weights, layout):
-    of_all = [memory.of_kernel1, memory.of_kernel2, of_weights.bias1, of_weights.bias2]
-    if not layout.modulated:
-        of_all += [of_weights.scale, of_weights.shift]
-    for sums in of_all:
+def _begin_sums(memory, of_weights):
+    of_vectors = of_weights.scale, of_weights.shift, of_weights.bias1, of_weights.bias2
+    for sums in (memory.of_kernel1, memory.of_kernel2, *of_vectors):
         sums[:] = jnp.zeros_like(sums)
 
 

@@ -11,7 +11,7 @@ from panoptic_jax.models import block_layout
 from panoptic_jax.models.attention_layout import PLAIN, dot
 from panoptic_jax.models.block_halves import MlpWeights
 from panoptic_jax.models.block_layout import Layout
-from panoptic_jax.models.gelu import gelu, silu_and_slope
+from panoptic_jax.models.gelu import gelu
 
 
 def forward(
@@ -30,7 +30,7 @@ def forward(
         grid=(layout.cores, layout.examples),
         in_specs=[
             block_layout.examples(layout, layout.channels),
-            *(block_layout.given(layout, array) for array in weights),
+            *map(block_layout.whole, weights),
         ],
         out_specs=[block_layout.examples(layout, width) for width in widths],
         out_shape=[
@@ -51,23 +51,15 @@ def _body(tokens_ref, *refs, layout):
     tokens = tokens_ref[0].astype(jnp.float32)  # (rows, C)
     dtype = result_ref.dtype
     normed, _ = block_layout.normed(tokens)
-    scale, shift = block_layout.row(weights.scale), block_layout.row(weights.shift)
-    normed = (normed * scale + shift).astype(dtype)
-    start = jnp.zeros_like(tokens) if layout.modulated else tokens
-    sums[:] = start + weights.bias2[:]
+    normed = (normed * weights.scale[:] + weights.shift[:]).astype(dtype)
+    sums[:] = tokens + weights.bias2[:]
 
     def work(chunk):
         hidden = dot(normed, weights.kernel1[:, chunk], PLAIN) + weights.bias1[:, chunk]
         hidden = hidden.astype(dtype)  # (rows, a chunk of F)
         for hidden_ref in hidden_refs:
             hidden_ref[0, :, chunk] = hidden
-        activated = _silu(hidden) if layout.modulated else gelu(hidden)
-        sums[:] += dot(activated, weights.kernel2[chunk], PLAIN)
+        sums[:] += dot(gelu(hidden), weights.kernel2[chunk], PLAIN)
 
     block_layout.for_chunks(layout, work)
     result_ref[0] = sums[:].astype(dtype)
-
-
-def _silu(hidden):
-    number, _ = silu_and_slope(hidden.astype(jnp.float32))
-    return number.astype(hidden.dtype)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from panoptic_jax.models import block_layout
-from panoptic_jax.models.block_halves import LayerWeights, MlpWeights
+from panoptic_jax.models.block_halves import MlpWeights
 from panoptic_jax.models.mlp_backward import backward
 from panoptic_jax.models.mlp_forward import forward
 
@@ -38,34 +38,6 @@ def kernel_mlp(
     layout = block_layout.layout_of(tokens.shape, weights.kernel1.shape[1], _KERNELS, cores)
     matrices = MlpWeights(*(jnp.atleast_2d(array) for array in weights))
     return _mlp(tokens, matrices, layout, interpret)
-
-
-def kernel_modulated_mlp(
-    tokens: jax.Array,
-    scale: jax.Array,
-    shift: jax.Array,
-    layers: LayerWeights,
-    *,
-    cores: int = 1,
-    interpret: bool = False,
-) -> jax.Array:
-    """fc2(SiLU(fc1(norm(tokens) * scale + shift))), as in `joint_blocks.PlaceBlock`.
-
-    Args:
-      tokens: (B, T, C) bfloat16, see `mlp_takes`; B is one device's.
-      scale: (B, 1, C).
-      shift: (B, 1, C).
-      layers: The parameters of both layers; kernels have the type of `tokens`.
-      cores: Cores of a device, which share the examples.
-      interpret: Run as plain JAX, for tests on any platform.
-
-    Returns:
-      (B, T, C), of the type of `tokens`.
-    """
-    layout = block_layout.layout_of(tokens.shape, layers.kernel1.shape[1], _KERNELS, cores)
-    modulation = (array.astype(jnp.float32) for array in (scale, shift))
-    weights = MlpWeights(*modulation, *(jnp.atleast_2d(array) for array in layers))
-    return _mlp(tokens, weights, layout._replace(modulated=True), interpret)
 
 
 def mlp_takes(tokens: jax.Array, hidden: int, vector_memory: int) -> bool:

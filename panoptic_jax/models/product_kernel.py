@@ -57,7 +57,7 @@ def _product(tokens, weights, layout, interpret):
         grid=(layout.cores, layout.examples),
         in_specs=[
             block_layout.examples(layout, layout.channels),
-            *(block_layout.given(layout, array) for array in weights),
+            *map(block_layout.whole, weights),
         ],
         out_specs=block_layout.examples(layout, layout.width),
         out_shape=jax.ShapeDtypeStruct((*tokens.shape[:2], layout.width), tokens.dtype),
@@ -83,11 +83,10 @@ def _backward(layout, interpret, saved, gradients):
     arrays = [tokens, *(_numbers(gradient) for gradient in gradients)]
     widths = [layout.channels, layout.width, layout.channels]
     products = [layout.rows]
-    shapes, blocks = [jax.ShapeDtypeStruct(tokens.shape, tokens.dtype)], []
+    shapes = [jax.ShapeDtypeStruct(tokens.shape, tokens.dtype)]
     if with_weights:
         products += [layout.whole_rows]
-        more_shapes, blocks = block_layout.gradients_of(layout, weights)
-        shapes += more_shapes
+        shapes += block_layout.shapes_of_cores(layout, weights)
     settings = block_layout.compiler_settings(
         layout, products=products, widths=[*widths, layout.channels]
     )
@@ -96,9 +95,12 @@ def _backward(layout, interpret, saved, gradients):
         grid=(layout.cores, layout.examples),
         in_specs=[
             *(block_layout.examples(layout, width) for width in widths),
-            *(block_layout.given(layout, array) for array in weights),
+            *map(block_layout.whole, weights),
         ],
-        out_specs=[block_layout.examples(layout, layout.channels), *blocks],
+        out_specs=[
+            block_layout.examples(layout, layout.channels),
+            *map(block_layout.of_core, shapes[1:]),
+        ],
         out_shape=shapes,
         scratch_shapes=[
             pltpu.VMEM((layout.rows, layout.channels), jnp.float32),
@@ -111,7 +113,7 @@ def _backward(layout, interpret, saved, gradients):
     )(*arrays, *weights)
     if not with_weights:
         return of_tokens, None
-    return of_tokens, ProductWeights(*block_layout.sums_of(of_weights, weights))
+    return of_tokens, ProductWeights(*map(block_layout.sum_of_cores, of_weights))
 
 
 # Thus the forward pass is told what is differentiated.

@@ -17,8 +17,8 @@ from panoptic_jax.models import (
     product_kernel,
     uvit,
 )
-from panoptic_jax.models.block_halves import LayerWeights, MlpWeights, ProductWeights
-from panoptic_jax.models.joint_blocks import PlaceBlock, plain_norm
+from panoptic_jax.models.block_halves import MlpWeights, ProductWeights
+from panoptic_jax.models.joint_blocks import PlaceBlock
 from panoptic_jax.models.layers import Dense
 
 
@@ -59,22 +59,10 @@ def product_of_layers(tokens, weights, dtype):
     return block_halves.normed_product(tokens.astype(dtype), norm_of(weights, dtype), dense)
 
 
-def modulated_of_layers(tokens, weights, dtype):
-    scale, shift, kernel1, bias1, kernel2, bias2 = weights
-    return block_halves.modulated_mlp(
-        tokens.astype(dtype),
-        plain_norm(dtype).bind({}),
-        layer(Dense(kernel1.shape[1], dtype=dtype), kernel=kernel1, bias=bias1),
-        layer(Dense(kernel2.shape[1], dtype=dtype), kernel=kernel2, bias=bias2),
-        modulation=(scale.astype(dtype), shift.astype(dtype)),
-    )
-
-
-def mlp_half(batch, size, of_modulation=None):
-    """(kernel, layers, random weights) of the second half of a U-ViT's block."""
-    of_norm = of_modulation or (size,)
+def mlp_half(size):
+    """(kernel, layers, random weights) of the second half."""
     shapes = {
-        'scale': of_norm, 'shift': of_norm,
+        'scale': (size,), 'shift': (size,),
         'kernel1': (size, 4 * size), 'bias1': (4 * size,),
         'kernel2': (4 * size, size), 'bias2': (size,),
     }  # fmt: skip
@@ -82,21 +70,8 @@ def mlp_half(batch, size, of_modulation=None):
     return mlp_kernel.kernel_mlp, mlp_of_layers, weights
 
 
-def modulated_half(batch, size):
-    """The same of a joint network's block; scale and shift are those of each example."""
-    _, _, weights = mlp_half(batch, size, of_modulation=(batch, 1, size))
-
-    def kernel(tokens, weights, cores, interpret):
-        scale, shift, *layers = weights
-        return mlp_kernel.kernel_modulated_mlp(
-            tokens, scale, shift, LayerWeights(*layers), cores=cores, interpret=interpret
-        )
-
-    return kernel, modulated_of_layers, weights
-
-
-def product_half(batch, size):
-    """The same of the first half of a U-ViT's block."""
+def product_half(size):
+    """(kernel, layers, random weights) of the first half."""
     shapes = {'scale': (size,), 'shift': (size,), 'kernel': (size, 3 * size)}
     weights = ProductWeights(**random_arrays(jnp.float32, **shapes))
     return product_kernel.kernel_normed_product, product_of_layers, weights
@@ -112,14 +87,14 @@ def values_and_gradients(function, tokens, weights, gradients):
 
 
 # Tokens that fill registers or hang over them, by one and by fifteen; odd numbers of examples.
-@pytest.mark.parametrize('half', [mlp_half, modulated_half, product_half])
+@pytest.mark.parametrize('half', [mlp_half, product_half])
 @pytest.mark.parametrize(
     ('batch', 'tokens', 'size', 'cores'),
     [(2, 32, 128, 1), (3, 33, 256, 1), (4, 47, 384, 2), (1, 18, 512, 1)],
 )
 def test_kernel_has_the_values_and_gradients_of_the_layers(half, batch, tokens, size, cores):
     """As near to what float32 gives as the layers themselves are in bfloat16."""
-    own_kernel, layers, weights = half(batch, size)
+    own_kernel, layers, weights = half(size)
     given = random_arrays(jnp.float32, tokens=(batch, tokens, size))['tokens'] * 4 + 1
 
     def kernel(tokens, weights):
@@ -149,7 +124,7 @@ def test_kernel_has_the_values_and_gradients_of_the_layers(half, batch, tokens, 
 
 
 def test_tokens_that_nobody_reads_have_the_gradient_of_the_product_alone():
-    own_kernel, layers, weights = product_half(2, 128)
+    own_kernel, layers, weights = product_half(128)
     tokens = random_arrays(jnp.bfloat16, tokens=(2, 20, 128))['tokens']
     typed = weights._replace(kernel=weights.kernel.astype(jnp.bfloat16))
 
@@ -233,8 +208,8 @@ def test_a_half_that_errs_on_these_devices_is_seen(kind, devices):
         right._replace(mlp=lambda *arguments: 1.2 * right.mlp(*arguments)),
         right._replace(normed_product=product),
     ]
-    if kind is PlaceBlock:
-        wrong = [right._replace(modulated_mlp=lambda *a, **b: 1.2 * right.modulated_mlp(*a, **b))]
+    if kind is PlaceBlock:  # which has other halves
+        wrong = [right._replace(join_heads=lambda *arrays: 1.2 * right.join_heads(*arrays))]
     for own in wrong:
         assert error(own, jnp.bfloat16) > 0.2
 
@@ -251,13 +226,6 @@ def test_what_the_kernels_do_not_take_is_computed_by_the_layers():
         used = {f'name={name}\n' in text for name in ('normed_product', 'mlp')}
         assert len(used) == 1  # both or none
         return used.pop()
-
-    joint = functools.partial(PlaceBlock, 2, jnp.bfloat16)
-    inputs = inputs_of(PlaceBlock, jnp.bfloat16, batch=8)
-    params = jax.eval_shape(joint().init, jax.random.key(0), *inputs)
-    for own, expected in ((on_tpu, True), (forms.for_mesh(mesh), False)):
-        text = str(jax.make_jaxpr(joint(own).apply)(params, *inputs))
-        assert ('name=mlp\n' in text) == expected
 
     assert uses_kernel(on_tpu)
     assert not uses_kernel(on_tpu, batch=12)  # which eight devices cannot share
