@@ -55,8 +55,9 @@ def _forward(tokens, weights, layout, interpret):
     with_weights = any(array.perturbed for array in weights)
     tokens, weights = tokens.value, MlpWeights(*(array.value for array in weights))
     result, hidden = forward(tokens, weights, layout, interpret=interpret, with_hidden=True)
-    of_tokens = tokens, hidden, weights
-    return result, ((None, of_tokens) if with_weights else (of_tokens, None))
+    saved = tokens, hidden, weights
+    # Their place tells the backward pass what is asked for: values cannot, being arrays.
+    return result, ((None, saved) if with_weights else (saved, None))
 
 
 def _backward(layout, interpret, saved, gradient):

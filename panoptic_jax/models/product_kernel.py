@@ -71,10 +71,10 @@ def _product(tokens, weights, layout, interpret):
 def _forward(tokens, weights, layout, interpret):
     with_weights = any(array.perturbed for array in weights)
     tokens, weights = tokens.value, ProductWeights(*(array.value for array in weights))
+    results = _product(tokens, weights, layout, interpret)
     saved = tokens, weights
-    return _product(tokens, weights, layout, interpret), (
-        (None, saved) if with_weights else (saved, None)
-    )
+    # Their place tells the backward pass what is asked for: values cannot, being arrays.
+    return results, ((None, saved) if with_weights else (saved, None))
 
 
 def _backward(layout, interpret, saved, gradients):
