@@ -13,12 +13,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from panoptic_jax.models.attention_layout import LANES, SUBLANES, VECTOR_MEMORY
+from panoptic_jax.models.layers import LAYER_NORM_EPSILON
 
 _CHUNKS = 512, 384, 256, 128  # channels at work at a time, of the wider side of a kernel
 # Share of the vector memory that a kernel may take: the compiler keeps other arrays there, and
 # refused size H's MLP on a TPU v5e, with 111 of 128 MiB, where a single layer had compiled.
 _MEMORY_SHARE = 0.55
-EPSILON = 1e-5  # of the norm, PyTorch's
 
 
 class Layout(NamedTuple):
@@ -104,22 +104,28 @@ def examples(layout: Layout, size: int) -> pl.BlockSpec:
     return pl.BlockSpec((1, layout.rows, size), lambda core, n: (core * layout.examples + n, 0, 0))
 
 
-def whole(array: jax.Array) -> pl.BlockSpec:
-    """A matrix that all examples read."""
-    return pl.BlockSpec(array.shape, lambda core, n: (0, 0))
+def inputs(layout: Layout, widths: list[int], weights: tuple[jax.Array, ...]) -> list[pl.BlockSpec]:
+    """What a kernel reads: an example of each array (B, T, width), and the weights' matrices."""
+    of_examples = [examples(layout, width) for width in widths]
+    return of_examples + [pl.BlockSpec(array.shape, lambda core, n: (0, 0)) for array in weights]
 
 
-def of_core(array: jax.Array) -> pl.BlockSpec:
-    """A core's matrix of (cores, *matrix)."""
+def gradients(
+    layout: Layout, tokens: jax.Array, weights: tuple[jax.Array, ...]
+) -> tuple[list[jax.ShapeDtypeStruct], list[pl.BlockSpec]]:
+    """What a backward pass writes: tokens' gradients, and those of `weights`, which may be none.
+
+    The weights' gradients are sums over a core's examples, (cores, *matrix); see `sum_of_cores`.
+    """
+    shapes = [jax.ShapeDtypeStruct(tokens.shape, tokens.dtype)]
+    blocks = [examples(layout, layout.channels)]
     # A second buffer would hold nothing: the place does not change until the core is done.
-    return pl.BlockSpec(
-        (1, *array.shape[1:]), lambda core, n: (core, 0, 0), pipeline_mode=pl.Buffered(1)
-    )
-
-
-def shapes_of_cores(layout: Layout, weights: tuple[jax.Array, ...]) -> list[jax.ShapeDtypeStruct]:
-    """(cores, *matrix) for each of the weights, which are matrices."""
-    return [jax.ShapeDtypeStruct((layout.cores, *array.shape), array.dtype) for array in weights]
+    buffer = pl.Buffered(1)
+    for array in weights:
+        shapes.append(jax.ShapeDtypeStruct((layout.cores, *array.shape), array.dtype))
+        shape = 1, *array.shape
+        blocks.append(pl.BlockSpec(shape, lambda core, n: (core, 0, 0), pipeline_mode=buffer))
+    return shapes, blocks
 
 
 def sum_of_cores(array: jax.Array) -> jax.Array:
@@ -151,7 +157,7 @@ def normed(tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
     mean = tokens.mean(axis=-1, keepdims=True)
     square = (tokens * tokens).mean(axis=-1, keepdims=True)
     variance = jnp.maximum(square - mean * mean, 0.0)
-    inverse = jax.lax.rsqrt(variance + EPSILON)
+    inverse = jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
     return (tokens - mean) * inverse, inverse
 
 

@@ -1,5 +1,7 @@
 """The dense layer of all networks: flax's, but for a bias gradient and a concatenation saved.
 
+The epsilon of a U-ViT's layer norms is here, too, since kernels compute such norms without flax.
+
 Blocks and networks are made of it in `models/uvit.py` and `models/one_stream.py`.
 """
 
@@ -9,6 +11,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+LAYER_NORM_EPSILON = 1e-5  # PyTorch's
 
 
 class Dense(nn.Module):

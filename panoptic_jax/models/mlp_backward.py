@@ -56,23 +56,15 @@ def backward(
     """
     channels = layout.channels
     widths = [channels, layout.width, channels]
-    products = [layout.rows] * 2
-    shapes = [jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype)]
-    if with_weights:
-        products += [layout.whole_rows] * 2
-        shapes += block_layout.shapes_of_cores(layout, weights)
+    asked = weights if with_weights else ()
+    shapes, blocks = block_layout.gradients(layout, arrays[0], asked)
+    products = [layout.rows] * 2 + [layout.whole_rows] * (2 if with_weights else 0)
     settings = block_layout.compiler_settings(layout, products=products, widths=[*widths, channels])
     of_tokens, *of_weights = pl.pallas_call(
         functools.partial(_body, layout=layout, with_weights=with_weights),
         grid=(layout.cores, layout.examples),
-        in_specs=[
-            *(block_layout.examples(layout, width) for width in widths),
-            *map(block_layout.whole, weights),
-        ],
-        out_specs=[
-            block_layout.examples(layout, channels),
-            *map(block_layout.of_core, shapes[1:]),
-        ],
+        in_specs=block_layout.inputs(layout, widths, weights),
+        out_specs=blocks,
         out_shape=shapes,
         scratch_shapes=_scratch(layout, arrays[0].dtype),
         name='mlp_gradient' if with_weights else 'mlp_gradient_of_tokens',

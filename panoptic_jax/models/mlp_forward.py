@@ -28,10 +28,7 @@ def forward(
     return pl.pallas_call(
         functools.partial(_body, layout=layout),
         grid=(layout.cores, layout.examples),
-        in_specs=[
-            block_layout.examples(layout, layout.channels),
-            *map(block_layout.whole, weights),
-        ],
+        in_specs=block_layout.inputs(layout, [layout.channels], weights),
         out_specs=[block_layout.examples(layout, width) for width in widths],
         out_shape=[
             jax.ShapeDtypeStruct((layout.batch, layout.count, width), tokens.dtype)

@@ -55,10 +55,7 @@ def _product(tokens, weights, layout, interpret):
     product = pl.pallas_call(
         functools.partial(_forward_body, layout=layout),
         grid=(layout.cores, layout.examples),
-        in_specs=[
-            block_layout.examples(layout, layout.channels),
-            *map(block_layout.whole, weights),
-        ],
+        in_specs=block_layout.inputs(layout, [layout.channels], weights),
         out_specs=block_layout.examples(layout, layout.width),
         out_shape=jax.ShapeDtypeStruct((*tokens.shape[:2], layout.width), tokens.dtype),
         name='normed_product',
@@ -82,25 +79,17 @@ def _backward(layout, interpret, saved, gradients):
     tokens, weights = without_weights or with_weights
     arrays = [tokens, *(_numbers(gradient) for gradient in gradients)]
     widths = [layout.channels, layout.width, layout.channels]
-    products = [layout.rows]
-    shapes = [jax.ShapeDtypeStruct(tokens.shape, tokens.dtype)]
-    if with_weights:
-        products += [layout.whole_rows]
-        shapes += block_layout.shapes_of_cores(layout, weights)
+    asked = weights if with_weights else ()
+    shapes, blocks = block_layout.gradients(layout, tokens, asked)
+    products = [layout.rows] + [layout.whole_rows] * (1 if with_weights else 0)
     settings = block_layout.compiler_settings(
         layout, products=products, widths=[*widths, layout.channels]
     )
     of_tokens, *of_weights = pl.pallas_call(
         functools.partial(_backward_body, layout=layout, with_weights=bool(with_weights)),
         grid=(layout.cores, layout.examples),
-        in_specs=[
-            *(block_layout.examples(layout, width) for width in widths),
-            *map(block_layout.whole, weights),
-        ],
-        out_specs=[
-            block_layout.examples(layout, layout.channels),
-            *map(block_layout.of_core, shapes[1:]),
-        ],
+        in_specs=block_layout.inputs(layout, widths, weights),
+        out_specs=blocks,
         out_shape=shapes,
         scratch_shapes=[
             pltpu.VMEM((layout.rows, layout.channels), jnp.float32),

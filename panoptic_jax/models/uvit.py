@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from panoptic_jax.models.forms import PLAIN, Forms
-from panoptic_jax.models.layers import Dense
+from panoptic_jax.models.layers import LAYER_NORM_EPSILON, Dense
 
 # Handed on, since sizes are those of a U-ViT.
 from panoptic_jax.models.names import SIZES as SIZES
 
-LAYER_NORM_EPSILON = 1e-5  # PyTorch's
 normal_init = nn.initializers.normal(0.02)
 
 
