@@ -93,10 +93,10 @@ def _body(tokens_ref, hidden_ref, gradient_ref, *refs, layout, with_weights):
     # What lies beyond the tokens may be NaN, which would reach every gradient of a weight.
     clean = functools.partial(zero_rows_from, layout.count)
     tokens, gradient = clean(tokens_ref[0]), clean(gradient_ref[0])
+    normed, inverse = block_layout.normed(tokens.astype(jnp.float32))
     if with_weights:
-        normed, _ = block_layout.normed(tokens.astype(jnp.float32))
-        normed = normed * weights.scale[:] + weights.shift[:]
-        memory.turned_normed[:] = clean(normed.astype(tokens.dtype)).T
+        scaled = normed * weights.scale[:] + weights.shift[:]
+        memory.turned_normed[:] = clean(scaled.astype(tokens.dtype)).T
         memory.turned_gradient[:] = gradient.T
         of_weights.bias2[0] += sum_of_rows(gradient)
     memory.of_normed[:] = jnp.zeros_like(memory.of_normed)
@@ -115,7 +115,6 @@ def _body(tokens_ref, hidden_ref, gradient_ref, *refs, layout, with_weights):
             memory.of_kernel1[:, chunk] += dot(memory.turned_normed[:], of_hidden, PLAIN)
 
     block_layout.for_chunks(layout, work)
-    normed, inverse = block_layout.normed(tokens.astype(jnp.float32))
     of_normed = memory.of_normed[:]
     if with_weights:
         of_weights.shift[0] += sum_of_rows(of_normed)
