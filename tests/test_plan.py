@@ -19,6 +19,7 @@ from panoptic_jax.models.forms import for_mesh
 from panoptic_jax.models.uvit import Block
 from panoptic_jax.planning import bundles
 from panoptic_jax.planning.topology import topology_devices
+from panoptic_jax.programs import optimizers, state
 from panoptic_jax.programs.training import abstract_batch, make_training
 
 needs_libtpu = pytest.mark.skipif(
@@ -79,6 +80,30 @@ def test_cores_with_little_vector_memory_get_no_kernels(topology, kernels):
     places, words = (jnp.ones((8, count, 3 * 128), jnp.bfloat16) for count in (16, 3))
     text = str(jax.make_jaxpr(on_tpu.join_heads)(places, words[..., :256], jnp.ones(2)))
     assert ('name=join_heads\n' in text) == kernels
+
+
+@needs_libtpu
+def test_an_optimizer_step_reads_and_writes_each_array_once():
+    with bundles.written():
+        devices = topology_devices('v5e:2x2', num_slices=1)
+    place = jax.sharding.SingleDeviceSharding(devices[0])
+    optimizer = optimizers.make('adamw', lambda step: 0.1, weight_decay=0.03, betas=(0.9, 0.8))
+    kernel = {'kernel': jnp.zeros((512, 2048))}
+
+    def step(train_state, gradient):
+        return state.apply_gradients(train_state, gradient, optimizer, decay=0.99)
+
+    def on_tpu(tree):
+        return jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place), tree
+        )
+
+    train_state = state.create(kernel, lambda path: False, optimizer)
+    program = jax.jit(step, donate_argnums=0).trace(on_tpu(train_state), on_tpu(kernel))
+    compiled = program.lower(lowering_platforms=('tpu',)).compile()
+    # Parameters, two moments and the average are read and written, the gradient is read.
+    expected = 9 * kernel['kernel'].nbytes
+    assert compiled.cost_analysis()['bytes accessed'] == pytest.approx(expected, rel=0.01)
 
 
 @needs_libtpu

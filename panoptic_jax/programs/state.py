@@ -137,20 +137,27 @@ def apply_gradients(
       decay: See `ema_decay`.
 
     Returns:
-      The new state, and the norms of gradient and update.
+      The new state, and the norms of gradient and update; that of the update is not finite where
+      the average is not.
     """
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     keep = ema_decay(state.step, decay)
     ema = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state.ema, params)
-    # The difference rather than `updates`: the compiler then does all of this in one pass.
-    changes = jax.tree.map(jnp.subtract, params, state.params)
+    changes = jax.tree.map(_change, params, state.params, ema)
     norms = {
         'grad_norm': optax.tree.norm(gradients),
         'update_norm': optax.tree.norm(changes),
     }
     state = state.replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
     return state, norms
+
+
+def _change(new, old, average):
+    """new - old, and not finite where the average is not."""
+    # A TPU's compiler writes the state in one pass only if the norm's sums read all of it: sums of
+    # `updates` took another pass, and so did an average that the sums did not read.
+    return jnp.where(jnp.isfinite(average), new - old, average)
 
 
 def add_totals(

@@ -42,6 +42,18 @@ def test_average_follows_its_closed_form():
     assert int(found.step) == 20
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_an_average_that_is_not_finite_shows_in_the_norm_of_the_update(bad):
+    optimizer = optax.sgd(0.5)
+    params, gradient = ({'w': jnp.float32(values)} for values in ([1.0, -2.0], [6.0, 8.0]))
+    found = state.create(params, lambda path: False, optimizer)
+    _, norms = state.apply_gradients(found, gradient, optimizer, 0.9)
+    assert norms['update_norm'] == pytest.approx(5.0)
+    found = found.replace(ema={'w': jnp.float32([1.0, bad])})
+    _, norms = state.apply_gradients(found, gradient, optimizer, 0.9)
+    assert not np.isfinite(norms['update_norm'])
+
+
 def test_split_and_merge_are_inverse():
     params = {'image': {'a': {'kernel': 1, 'bias': 2}, 'b': 3}, 'map': {'a': 4}}
     trainable, frozen = state.split(params, lambda path: path.startswith('image/a/'))
