@@ -11,6 +11,7 @@ import jax.numpy as jnp
 # erf(x / sqrt(2)) is about tanh(x p(x^2)) for a polynomial p of these coefficients: the best ones
 # for |x| < 5, by the relative error of the GELU. Beyond, the GELU is 0 or x in bfloat16.
 _TANH_OF_ERF = 0.796137077942136, 0.03796242358310083, -4.9712775147752e-4, 4.601255800649222e-6
+_DENSITY_OF_ZERO = -0.5 * math.log2(2 * math.pi)  # of normal numbers, as a power of two
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -33,10 +34,9 @@ def _rounded_gelu(x: jax.Array) -> jax.Array:
 
 def _normal_distribution(number: jax.Array) -> jax.Array:
     """The share of normal numbers below each number, float32."""
-    # Huge numbers would make infinity, and of it no number at all.
-    square = jnp.minimum(number * number, 64.0)
-    slope = jnp.zeros_like(square)
-    for coefficient in reversed(_TANH_OF_ERF):
+    square = number * number
+    *others, slope = _TANH_OF_ERF
+    for coefficient in reversed(others):
         slope = slope * square + coefficient
     return 0.5 + 0.5 * jnp.tanh(number * slope)
 
@@ -53,7 +53,9 @@ def _rounded_gelu_gradient(x, gradient):
 def gelu_and_slope(number: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The GELU of float32 numbers and its derivative, both good to bfloat16's rounding."""
     # The polynomial's own derivative takes the vector units twice as long as exp, a unit's work.
-    density = jnp.exp(-0.5 * number * number) / math.sqrt(2 * math.pi)
+    # In powers of two, which are what its unit computes, the density is this power.
+    power = _DENSITY_OF_ZERO - 0.5 * math.log2(math.e) * (number * number)
+    density = jnp.exp2(power)
     share = _normal_distribution(number)
     return number * share, share + number * density
 

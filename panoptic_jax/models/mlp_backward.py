@@ -107,11 +107,11 @@ def _body(tokens_ref, hidden_ref, gradient_ref, *refs, layout, with_weights):
         of_hidden = dot(gradient, weights.kernel2[chunk], TRANSPOSED) * slope
         if with_weights:
             of_weights.bias1[0, :, chunk] += sum_of_rows(of_hidden)
-        of_hidden = of_hidden.astype(tokens.dtype)  # (rows, a chunk of F)
+            activated = activated.astype(tokens.dtype)  # (rows, a chunk of F)
+            memory.of_kernel2[:, chunk] += dot(memory.turned_gradient[:], activated, PLAIN)
+        of_hidden = of_hidden.astype(tokens.dtype)
         memory.of_normed[:] += dot(of_hidden, weights.kernel1[:, chunk], TRANSPOSED)
         if with_weights:
-            activated = activated.astype(tokens.dtype)
-            memory.of_kernel2[:, chunk] += dot(memory.turned_gradient[:], activated, PLAIN)
             memory.of_kernel1[:, chunk] += dot(memory.turned_normed[:], of_hidden, PLAIN)
 
     block_layout.for_chunks(layout, work)
