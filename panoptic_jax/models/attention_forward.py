@@ -18,6 +18,7 @@ from panoptic_jax.models.attention_layout import FLOAT_SUBLANES, LANES, Layout, 
 
 # Units whose scores are computed ahead of the softmax: one for each matrix unit, and one more.
 _AHEAD = 5
+_MOST_GROUPS = 4  # for a single trip; the code of more would take long to compile
 
 
 class _Unit(NamedTuple):
@@ -65,8 +66,7 @@ def forward(
     These are float32 (B, groups, heads of a group, asking and what fills the lanes): a weight is
     two to the power of its score, times log2(e), less the logarithm.
     """
-    # A trip's first and last units find the matrix units idle, so a trip has some heads.
-    groups_of_trip = 2 if layout.width == LANES and layout.groups % 2 == 0 else 1
+    groups_of_trip = _groups_of_trip(layout)
     units = _units(layout, groups_of_trip)
 
     def body(qkv_ref, mixed_ref, *refs):
@@ -102,6 +102,15 @@ def forward(
         interpret=interpret,
         **attention_layout.compiler_settings(layout, qkv.dtype.itemsize, products=2, arrays=3),
     )(qkv)
+
+
+def _groups_of_trip(layout):
+    """A trip's first and last units find the matrix units idle, so a trip has some heads."""
+    if layout.width != LANES:
+        return 1
+    if layout.groups <= _MOST_GROUPS:
+        return layout.groups
+    return 2 if layout.groups % 2 == 0 else 1
 
 
 def _units(layout, groups):
