@@ -21,8 +21,9 @@ def ids_to_bits(ids: jax.Array) -> jax.Array:
     Returns:
       (..., NUM_BITS) float32, -1 for a zero bit and +1 for a one, least significant bit first.
     """
-    places = jnp.arange(NUM_BITS, dtype=jnp.uint8)
-    bits = (ids[..., None] >> places) & 1  # (..., NUM_BITS)
+    # As 32-bit integers, which a TPU's compiler does not write to memory before it uses them.
+    places = jnp.arange(NUM_BITS, dtype=jnp.int32)
+    bits = (ids[..., None].astype(jnp.int32) >> places) & 1  # (..., NUM_BITS)
     return bits.astype(jnp.float32) * 2 - 1
 
 
