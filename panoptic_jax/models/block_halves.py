@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from panoptic_jax.models.gelu import gelu
 from panoptic_jax.models.layers import Dense
@@ -99,4 +100,8 @@ def _of_norm(norm):
 
 def _kernel_of(dense):
     # Outside of a kernel, so that what passes between devices is of the type of the computation.
-    return dense.get_variable('params', 'kernel').astype(dense.dtype)
+    kernel = dense.get_variable('params', 'kernel')
+    # Numbers are rounded twice: a TPU's compiler gives a fusion larger windows than a conversion.
+    limits = jnp.finfo(dense.dtype)
+    rounded = jax.lax.reduce_precision(kernel, limits.nexp, limits.nmant)
+    return rounded.astype(dense.dtype)
