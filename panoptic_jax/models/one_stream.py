@@ -85,7 +85,7 @@ class MapStream(nn.Module):
         """(B, kh, kw, channels) -> (B, num_tokens, hidden_size), with positions if it has them."""
         patches = patchify(m_t, self.patch)  # (B, num_tokens, patch * patch * channels)
         tokens = self.patch_embed(patches)
-        return tokens + self.positions.astype(self.dtype) if self.has_positions else tokens
+        return (tokens + self.positions).astype(self.dtype) if self.has_positions else tokens
 
     def embed_time(self, t: jax.Array) -> jax.Array:
         """The map's own time (B,) -> one token (B, 1, hidden_size)."""
@@ -149,9 +149,11 @@ class OneStream(nn.Module):
             tokens = image_tokens.at[:, image_start:].add(map_tokens)  # (B, 1 + L + N, ...)
         if self.map.has_time:
             tokens = jnp.concatenate([tokens, self.map.embed_time(map_time)], axis=1)
-        tokens = self.image.norm(self.image.trunk(tokens))
-        image_tokens = tokens[:, image_start : image_start + count]  # (B, N, hidden_size)
-        map_tokens = tokens[:, map_start : map_start + count]  # (B, N, hidden_size)
+        # Only what the heads read is normalised.
+        tokens = self.image.trunk(tokens)[:, image_start : map_start + count]
+        tokens = self.image.norm(tokens)
+        image_tokens = tokens[:, :count]  # (B, N, hidden_size)
+        map_tokens = tokens[:, -count:]  # (B, N, hidden_size)
         # A token that both share has the map's features already.
         if self.given_map and self.map.has_positions:
             # Section 3.4: the image's loss reaches the map features by this sum alone.

@@ -165,7 +165,7 @@ class ImageStream(nn.Module):
         image = self.patch_embed(patchify(x_t, self.patch_size))  # (B, N, hidden_size)
         words = self.text_embed(text)  # (B, L, hidden_size)
         tokens = jnp.concatenate([time, words, image], axis=1)
-        return tokens + self.positions.astype(self.dtype)
+        return (tokens + self.positions).astype(self.dtype)
 
     def trunk(self, tokens: jax.Array) -> jax.Array:
         """All blocks with their long skips, last in first out, over any number of tokens."""
@@ -214,6 +214,6 @@ class UViT(nn.Module):
     def __call__(self, x_t, m_t, text, t) -> Prediction:
         """The arguments are those of `OneStream`; `m_t` is ignored and no map is predicted."""
         tokens = self.image.embed(x_t, text, t)
-        tokens = self.image.norm(self.image.trunk(tokens))
-        image_tokens = tokens[:, 1 + text.shape[1] :]  # (B, N, hidden_size)
+        image_tokens = self.image.trunk(tokens)[:, 1 + text.shape[1] :]  # (B, N, hidden_size)
+        image_tokens = self.image.norm(image_tokens)
         return Prediction(image=self.image.to_image(image_tokens), map=None)
