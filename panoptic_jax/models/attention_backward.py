@@ -16,7 +16,6 @@ from panoptic_jax.models import attention_heads, attention_layout
 from panoptic_jax.models.attention_heads import AT_WORK
 from panoptic_jax.models.attention_layout import (
     FLOAT_SUBLANES,
-    LANES,
     PLAIN,
     TRANSPOSED,
     Layout,
@@ -26,7 +25,7 @@ from panoptic_jax.models.attention_layout import (
 )
 
 # Units at work: some are scored before the gradients of the scores of one are computed.
-_SLOTS = 6
+_SLOTS = 4
 
 
 class _Memory(NamedTuple):
@@ -39,7 +38,7 @@ class _Memory(NamedTuple):
       result: The gradients of `qkv`.
       parts: For each part at work, queries, keys, values and gradient, (rows, channels).
       turned: For each part at work, queries, keys and gradient, (channels, rows).
-      tiles: For each unit at work, weights and their gradients, (keys, lanes).
+      tiles: For each unit at work, weights and their gradients, (keys, queries of a tile).
       shares: For each unit at work, the sum over keys of weight * gradient, in all rows.
       weights: For each head at work, (keys, queries).
       of_scores: For each head at work, (keys, queries), the gradients of scores.
@@ -116,8 +115,8 @@ def _scratch(layout, dtype):
     return [
         [[pltpu.VMEM((count, width), dtype) for count in rows]] * parts,
         [[pltpu.VMEM((width, count), dtype) for count in (queries, keys, gradient)]] * parts,
-        [[pltpu.VMEM((layout.keys, LANES), jnp.float32)] * 2] * _SLOTS,
-        [pltpu.VMEM((FLOAT_SUBLANES, LANES), jnp.float32)] * _SLOTS,
+        [[pltpu.VMEM((layout.keys, layout.tile_size), jnp.float32)] * 2] * _SLOTS,
+        [pltpu.VMEM((FLOAT_SUBLANES, layout.tile_size), jnp.float32)] * _SLOTS,
         scores,
         scores,
         [pltpu.VMEM((heads, layout.head, count), dtype) for count in rows[:3]],
@@ -130,7 +129,7 @@ def _trip(memory, layout, group, trip):
     heads = attention_heads.of_trip(layout, trip, is_staged=bool(memory.staged))
     units = [(head, tile) for head in heads for tile in layout.tiles]
     for n, (head, tile) in enumerate(units):
-        if tile == 0 and head.start == 0:
+        if tile.start == 0 and head.start == 0:
             _read_part(memory, layout, group, head)
         _score(memory, layout, group, head, tile=tile, slot=n % _SLOTS)
         if n:
@@ -168,10 +167,10 @@ def _read_part(memory, layout, group, head):
 def _score(memory, layout, group, head, *, tile, slot):
     """A unit's weights and their gradients, as (keys, queries)."""
     query, key, value, gradient = memory.parts[head.part]
-    tile = slice(tile, tile + LANES)
+    size = attention_layout.size_of(tile)
     query, gradient = (of_head(array[tile], head.start, layout.head) for array in (query, gradient))
     # Queries beyond the tokens are zeros, and what the forward pass left for them may be NaN.
-    lanes = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
+    lanes = jax.lax.broadcasted_iota(jnp.int32, (1, size), 1)
     logarithm = attention_heads.logarithms(memory, group, head, tile)
     logarithm = jnp.where(lanes < layout.asking - tile.start, logarithm, jnp.zeros_like(logarithm))
     scores = dot(key[:], query, TRANSPOSED)
@@ -180,18 +179,20 @@ def _score(memory, layout, group, head, *, tile, slot):
     weights = attention_layout.zero_rows_from(layout.count, weights)
     memory.weights[head.place % AT_WORK][:, tile] = weights.astype(key.dtype)
     share = attention_layout.sum_of_rows(weights * of_weights)
-    memory.tiles[slot][0][:], memory.tiles[slot][1][:] = weights, of_weights
-    memory.shares[slot][:] = jnp.broadcast_to(share, memory.shares[slot].shape)
+    for array, values in zip(memory.tiles[slot], (weights, of_weights), strict=True):
+        array[:, :size] = values
+    memory.shares[slot][:, :size] = jnp.broadcast_to(share, (FLOAT_SUBLANES, size))
 
 
 def _subtract(memory, layout, head, tile, *, slot):
     """The gradients of a unit's scores."""
     keys = pl.ds(memory.zero, layout.keys)
-    weights, of_weights = (array[keys] for array in memory.tiles[slot])
-    share = memory.shares[slot][pl.ds(memory.zero, FLOAT_SUBLANES)][:1]
+    size = attention_layout.size_of(tile)
+    weights, of_weights = (array[keys, :size] for array in memory.tiles[slot])
+    share = memory.shares[slot][pl.ds(memory.zero, FLOAT_SUBLANES), :size][:1]
     of_scores = weights * (of_weights - share)
     result = memory.of_scores[head.place % AT_WORK]
-    result[:, tile : tile + LANES] = of_scores.astype(result.dtype)
+    result[:, tile] = of_scores.astype(result.dtype)
 
 
 def _multiply(memory, layout, head):

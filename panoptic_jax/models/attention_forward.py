@@ -16,8 +16,7 @@ from jax.experimental.pallas import tpu as pltpu
 from panoptic_jax.models import attention_layout
 from panoptic_jax.models.attention_layout import FLOAT_SUBLANES, LANES, Layout, columns
 
-# Units whose scores are computed ahead of the softmax: one for each matrix unit, and one more.
-_AHEAD = 5
+_AHEAD = 4  # units whose scores are computed ahead of the softmax
 _MOST_GROUPS = 4  # for a single trip; the code of more would take long to compile
 
 
@@ -27,7 +26,7 @@ class _Unit(NamedTuple):
     group: int
     part: int
     head: int
-    tile: int
+    tile: slice
 
 
 class _Memory(NamedTuple):
@@ -40,7 +39,7 @@ class _Memory(NamedTuple):
       queries: For each part at work, (queries, channels).
       keys: For each part at work, (keys, channels).
       values: For each part at work, (channels, keys).
-      scores: For each unit at work, (keys, lanes).
+      scores: For each unit at work, (keys, queries of a tile).
       tops: For each unit at work, the largest score of each query, in all rows.
       groups: For each group of a trip, the result (channels, queries).
       zero: See `attention_layout.unseen_zero`.
@@ -133,8 +132,8 @@ def _scratch(layout, dtype, units):
         [pltpu.VMEM((layout.queries, width), dtype)] * parts,
         [pltpu.VMEM((layout.keys, width), dtype)] * parts,
         [pltpu.VMEM((width, layout.keys), dtype)] * parts,
-        [pltpu.VMEM((layout.keys, LANES), jnp.float32)] * slots,
-        [pltpu.VMEM((FLOAT_SUBLANES, LANES), jnp.float32)] * slots,
+        [pltpu.VMEM((layout.keys, layout.tile_size), jnp.float32)] * slots,
+        [pltpu.VMEM((FLOAT_SUBLANES, layout.tile_size), jnp.float32)] * slots,
         [pltpu.VMEM((layout.width, layout.queries), jnp.float32)] * (units[-1].group + 1),
     ]
 
@@ -171,28 +170,30 @@ def _read_part(memory, layout, unit, first_group):
 def _score(memory, layout, unit, slot):
     """Scores lie as (keys, queries), so that sums run over sublanes; they lack their scale."""
     place = unit.part % len(memory.queries)
-    query = memory.queries[place][unit.tile : unit.tile + LANES]
+    query = memory.queries[place][unit.tile]
+    size = attention_layout.size_of(unit.tile)
     start = unit.head % layout.part_width
     query = attention_layout.of_head(query, start, layout.head)
     scores = attention_layout.dot(memory.keys[place][:], query, attention_layout.TRANSPOSED)
     sure = layout.count // FLOAT_SUBLANES * FLOAT_SUBLANES
     top = scores[:sure].max(0, keepdims=True) if sure else None
-    memory.scores[slot][:sure] = scores[:sure]
+    memory.scores[slot][:sure, :size] = scores[:sure]
     if sure < layout.keys:
         # Keys beyond the tokens get no weight.
         rest = scores[sure:]
         keys = jax.lax.broadcasted_iota(jnp.int32, rest.shape, 0)
         rest = jnp.where(keys < layout.count - sure, rest, -jnp.inf)
-        memory.scores[slot][sure:] = rest
+        memory.scores[slot][sure:, :size] = rest
         top_of_rest = rest.max(0, keepdims=True)
         top = jnp.maximum(top, top_of_rest) if sure else top_of_rest
-    memory.tops[slot][:] = jnp.broadcast_to(top, memory.tops[slot].shape)
+    memory.tops[slot][:, :size] = jnp.broadcast_to(top, (FLOAT_SUBLANES, size))
 
 
 def _mix(memory, layout, unit, *, first_group, slot):
     scale = layout.head**-0.5 * math.log2(math.e)
-    top = memory.tops[slot][pl.ds(memory.zero, FLOAT_SUBLANES)][:1]
-    scores = memory.scores[slot][pl.ds(memory.zero, layout.keys)]
+    tile, size = unit.tile, attention_layout.size_of(unit.tile)
+    top = memory.tops[slot][pl.ds(memory.zero, FLOAT_SUBLANES), :size][:1]
+    scores = memory.scores[slot][pl.ds(memory.zero, layout.keys), :size]
     weights = jnp.exp2((scores - top) * scale)
     total = attention_layout.sum_of_rows(weights)
     values = memory.values[unit.part % len(memory.values)]
@@ -200,7 +201,6 @@ def _mix(memory, layout, unit, *, first_group, slot):
     values = values[start : start + layout.head]
     weights = weights.astype(values.dtype)
     mixed = attention_layout.dot(values, weights, attention_layout.PLAIN)  # (head, queries)
-    tile = slice(unit.tile, unit.tile + LANES)
     result = memory.groups[unit.group]
     result[unit.head : unit.head + layout.head, tile] = mixed / total
     group = first_group + unit.group

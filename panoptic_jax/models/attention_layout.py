@@ -14,6 +14,9 @@ SUBLANES = 16
 FLOAT_SUBLANES = 8  # rows of 32-bit numbers
 # A sum of registers waits for the one before, unless it is several sums side by side.
 _SUMS = 4
+# Queries of a tile: a TPU v6e's matrix units have so many columns, and those of 128 columns take no
+# longer for twice as many.
+_TILE = 256
 VECTOR_MEMORY = 64 * 2**20  # bytes that a kernel may use
 
 # Which axes a product sums over: left @ right, and left @ right.T.
@@ -61,9 +64,15 @@ class Layout(NamedTuple):
         return self.width // self.head
 
     @property
-    def tiles(self) -> range:
-        """The first query of each tile; a tile's scores fill one register's lanes."""
-        return range(0, self.queries, LANES)
+    def tiles(self) -> list[slice]:
+        """The queries that are scored together; the last tile may have fewer than the others."""
+        starts = range(0, self.queries, _TILE)
+        return [slice(start, min(start + _TILE, self.queries)) for start in starts]
+
+    @property
+    def tile_size(self) -> int:
+        """Queries of the largest tile."""
+        return min(_TILE, self.queries)
 
     @property
     def parts(self) -> list[list[int]]:
@@ -179,6 +188,11 @@ def of_head(array: jax.Array, start: int, head: int) -> jax.Array:
     lanes = jax.lax.broadcasted_iota(jnp.int32, array.shape, 1)
     is_own = (lanes >= start) & (lanes < start + head)
     return jnp.where(is_own, array, jnp.zeros_like(array))
+
+
+def size_of(tile: slice) -> int:
+    """Queries of a tile."""
+    return tile.stop - tile.start
 
 
 def unseen_zero() -> jax.Array:
