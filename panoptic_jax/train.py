@@ -195,8 +195,8 @@ def train(
                 bad, newest = int(totals['non_finite_step']), checkpoints.latest()
                 good = f'the checkpoint of step {newest} is good' if newest else 'nothing was saved'
                 raise FloatingPointError(
-                    f'Loss, gradient or update of step {bad} is not finite; {good}. A lower '
-                    'learning_rate or a longer warmup_steps is the usual cure.'
+                    f'Loss, gradient, update or average of step {bad} is not finite; {good}. '
+                    'A lower learning_rate or a longer warmup_steps is the usual cure.'
                 )
 
         def write(step, totals):
