@@ -101,6 +101,8 @@ def _of_norm(norm):
 def _kernel_of(dense):
     # Outside of a kernel, so that what passes between devices is of the type of the computation.
     kernel = dense.get_variable('params', 'kernel')
+    if kernel.dtype == dense.dtype:
+        return kernel  # a sampler has rounded it already
     # Numbers are rounded twice: a TPU's compiler gives a fusion larger windows than a conversion.
     limits = jnp.finfo(dense.dtype)
     rounded = jax.lax.reduce_precision(kernel, limits.nexp, limits.nmant)
