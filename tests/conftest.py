@@ -5,6 +5,7 @@ The environment is set before JAX is imported, and subprocesses of tests inherit
 # ruff: noqa: E402 - JAX reads the environment when it is imported
 
 import fcntl
+import importlib.util
 import os
 from pathlib import Path
 
@@ -36,6 +37,10 @@ from panoptic_jax.programs.description import Description, describe
 # Files that take a minute or more.
 LONG = ('test_pods.py', 'test_import.py', 'test_plan.py', 'test_train.py', 'test_studies.py',
         'test_evaluate.py', 'test_xla_flags.py')  # fmt: skip
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed'
+)
 
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain's worker processes ask for a flag of theirs

@@ -1,7 +1,6 @@
 """Predictions for TPUs: plans of a tiny model, and the devices that they are made for."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import re
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import needs_libtpu, tiny_config
 
 from panoptic_jax import plan
 from panoptic_jax.machine import sharding
@@ -21,10 +20,6 @@ from panoptic_jax.planning import bundles
 from panoptic_jax.planning.topology import topology_devices
 from panoptic_jax.programs import optimizers, state
 from panoptic_jax.programs.training import abstract_batch, make_training
-
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed'
-)
 
 
 class Run(NamedTuple):

@@ -1,10 +1,9 @@
 """What a prediction says of a program that the compiler refuses."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import pytest
+from conftest import needs_libtpu
 from jax.experimental import pallas as pl
 
 from panoptic_jax.machine import chips
@@ -14,7 +13,7 @@ from panoptic_jax.planning.topology import topology_devices
 from panoptic_jax.planning.traffic import Slices
 
 
-@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='libtpu is not installed')
+@needs_libtpu
 @pytest.mark.parametrize(
     ('mebibytes', 'refusal'), [(1, None), (12, 'limit 16.00M'), (40, '160.00M of 128.00M vmem')]
 )
